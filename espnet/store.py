@@ -1,0 +1,582 @@
+"""Every Redis key, script and codec. Nothing else in EspNet knows a key's name.
+
+Every key begins with a prefix (``espnet:`` unless configured). A device's hardware id is its key
+everywhere; names only lead to ids. Commands are those that Redis ≥ 6.2 and Valkey share.
+
+====================  ======  ========================================================================
+key                   type    holds
+====================  ======  ========================================================================
+``devices``           hash    id → `Device`: what a person decided
+``names``             hash    name → id
+``due``               zset    id → when the next poll is due (Unix seconds); a claimed device's date is
+                              the end of its lock, so that a collector that dies loses nothing
+``readings``          hash    id → `Reading` of the last successful poll; whether it is still fresh is
+                              for the reader to say (`Reading.is_fresh`)
+``faults``            hash    id → `Fault`, only while polls fail
+``lock:ID``           string  the token of who may talk to the board; always with a TTL
+``fence``             int     the number of the latest lock grant
+``collectors``        zset    collector → when it last claimed (Unix seconds)
+``samples``           stream  one entry a poll: ``n`` samples, ``batch`` (`SampleBatch`); a sink is a
+                              consumer group; an entry leaves when it was delivered
+``books``             hash    ``collected`` ``accepted`` ``dropped`` ``queued`` ``refused`` samples
+====================  ======  ========================================================================
+
+Invariants: what belongs together changes in one transaction or one script (``lua/``). A lock's
+token is ``HOLDER:FENCE``; only its owner commits or releases. Every error of the client library leaves
+here as `StoreUnavailable`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any, NamedTuple, TypeVar, cast
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import LockNotOwnedError, RedisError, ResponseError
+from redis.lock import Lock
+from redis.retry import Retry
+
+from espnet.errors import (
+    DeviceBusy,
+    DeviceLockLost,
+    RegistryConflict,
+    StoreUnavailable,
+    UnknownDevice,
+)
+from espnet.model import (
+    Books,
+    Device,
+    Fault,
+    Reading,
+    SampleBatch,
+    View,
+    decode_batch,
+    decode_device,
+    decode_fault,
+    decode_reading,
+    encode,
+)
+
+#: Most devices of one claim or commit: Lua's ``unpack`` takes some 8,000 values, and a batch of this
+#: size spreads the round trip thin enough (0.7 µs a device on the client's side).
+BATCH = 256
+#: Most samples that wait for a sink (about 256 MB of stream at 250 bytes each).
+DEFAULT_MAX_SAMPLES = 1_000_000
+#: A collector that has not claimed for so long is no longer listed, in seconds.
+COLLECTOR_FORGOTTEN_S = 3_600
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Grant(msgspec.Struct):
+    """A lock that was given: ``fence`` grows with every grant, ``token`` proves the ownership."""
+
+    id: str
+    token: str
+    fence: int
+    committed: bool = False
+
+
+class Claim(NamedTuple):
+    """A device to be polled now, and the lock that allows it. ``due`` is when it should have been."""
+
+    device: Device
+    fault: Fault | None
+    due: float
+    grant: Grant
+
+
+class Poll(NamedTuple):
+    """What a trip ends with. A successful poll has a reading, a failed one a fault, and one that was
+    given up before it began has neither.
+
+    ``healed`` says that an earlier fault is over. ``refused`` counts samples that were not numbers.
+    """
+
+    grant: Grant
+    next_due: float
+    reading: Reading | None = None
+    fault: Fault | None = None
+    healed: bool = False
+    batch: SampleBatch | None = None
+    refused: int = 0
+
+
+class Entry(NamedTuple):
+    """One poll's samples on the stream."""
+
+    id: bytes
+    batch: SampleBatch
+
+
+class LockState(NamedTuple):
+    """Who holds a device's lock, and for how many seconds more at most."""
+
+    holder: str
+    left_s: float
+
+
+def _translated(method: F) -> F:
+    """What the client library raises leaves as one sentence about Redis."""
+
+    @functools.wraps(method)
+    def wrapper(self: "Store", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except RedisError as error:
+            raise self._unavailable(error) from error
+
+    return cast(F, wrapper)
+
+
+class Store:
+    """The registry, the schedule with its locks, the readings and the sample stream.
+
+    ``url`` is what `espnet.server` chose. Commands time out after ``timeout_s`` and are not repeated
+    here: the loops that call decide when to try again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "espnet:",
+        timeout_s: float = 5.0,
+        max_samples: int = DEFAULT_MAX_SAMPLES,
+        client: "redis.Redis | None" = None,
+    ) -> None:
+        self.url, self.prefix, self.max_samples = url, prefix, max_samples
+        # Any: the library types every answer as a union of all that any command may answer.
+        self._redis: Any = client or redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._devices, self._names = prefix + "devices", prefix + "names"
+        self._due, self._readings = prefix + "due", prefix + "readings"
+        self._faults, self._locks = prefix + "faults", prefix + "lock:"
+        self._fence, self._collectors = prefix + "fence", prefix + "collectors"
+        self._samples, self._books = prefix + "samples", prefix + "books"
+        self._claim = self._script("claim")
+        self._commit = self._script("commit")
+        self._accept = self._script("accept")
+        # A device's record rarely changes between two claims: the bytes tell, so it is decoded once.
+        self._decoded: dict[str, tuple[bytes, Device]] = {}
+
+    def _script(self, name: str) -> Callable[..., Any]:
+        source = resources.files("espnet").joinpath("lua", name + ".lua").read_text()
+        return cast(Callable[..., Any], self._redis.register_script(source))
+
+    def _unavailable(self, error: RedisError) -> StoreUnavailable:
+        from espnet.server import redacted
+
+        what = "refused a command" if isinstance(error, ResponseError) else "does not answer"
+        return StoreUnavailable(
+            f"Redis at {redacted(self.url)} {what}: {error}; "
+            "`espcli redis` shows which server is used, REDIS_URL names another."
+        )
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._redis.close()
+
+    @_translated
+    def ping(self) -> None:
+        """Raises `StoreUnavailable` unless Redis answers."""
+        self._redis.ping()
+
+    @_translated
+    def server_info(self) -> dict[str, Any]:
+        """Redis's own account of itself (``INFO``)."""
+        return cast(dict[str, Any], self._redis.info())
+
+    # --- registry -------------------------------------------------------------------------------
+
+    @_translated
+    def devices(self) -> list[Device]:
+        """Every registered device, by name."""
+        return sorted(
+            (decode_device(raw) for raw in self._redis.hvals(self._devices)), key=_by_name
+        )
+
+    @_translated
+    def device(self, name: str) -> Device:
+        """The device of this name; raises `UnknownDevice`."""
+        device_id = self._redis.hget(self._names, name)
+        raw = self._redis.hget(self._devices, device_id) if device_id else None
+        if raw is None:
+            raise UnknownDevice(name)
+        return decode_device(raw)
+
+    @_translated
+    def views(self) -> list[View]:
+        """Every device with its last reading and its fault, by name."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hvals(self._devices).hgetall(self._readings).hgetall(self._faults)
+        devices, readings, faults = pipe.execute()
+        return [
+            _view(device, readings.get(device.id.encode()), faults.get(device.id.encode()))
+            for device in sorted(map(decode_device, devices), key=_by_name)
+        ]
+
+    @_translated
+    def view(self, name: str) -> View:
+        """One device with its last reading and its fault; raises `UnknownDevice`."""
+        device = self.device(name)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hget(self._readings, device.id).hget(self._faults, device.id)
+        return _view(device, *pipe.execute())
+
+    @_translated
+    def add(
+        self, device: Device, reading: Reading, *, first_due: float, replace: bool = False
+    ) -> Device:
+        """Registers a board that just answered; returns the record as stored. The next poll is due at
+        ``first_due`` (Unix seconds).
+
+        A board that comes back under its own name keeps its settings and takes the new address. Any
+        other meeting of names, ids and addresses raises `RegistryConflict`, unless ``replace``: then
+        the name goes to this board with the settings that it had, and what it replaces is removed.
+        """
+
+        def transaction(pipe: Any) -> Device:
+            known = {d.id: d for d in map(decode_device, pipe.hvals(self._devices))}
+            same_board = known.get(device.id)
+            same_name = next((d for d in known.values() if d.name == device.name), None)
+            same_address = next(
+                (d for d in known.values() if d.address == device.address and d.id != device.id),
+                None,
+            )
+            if not replace:
+                _refuse_conflicts(device, same_board, same_name, same_address)
+            settings = same_name or same_board
+            record = device
+            if settings is not None:
+                record = msgspec.structs.replace(
+                    settings,
+                    id=device.id,
+                    name=device.name,
+                    address=device.address,
+                    tags=device.tags or settings.tags,
+                )
+            pipe.multi()
+            for old in (same_board, same_name):
+                if old is not None:
+                    self._forget(pipe, old)
+            pipe.hset(self._devices, record.id, encode(record))
+            pipe.hset(self._names, record.name, record.id)
+            pipe.hset(self._readings, record.id, encode(reading))
+            pipe.zadd(self._due, {record.id: first_due})
+            return record
+
+        return self._transaction(transaction)
+
+    @_translated
+    def change(self, name: str, how: Callable[[Device], Device], *, now: float) -> Device:
+        """Replaces a device's record by ``how(record)``. The id stays; a new interval counts from
+        ``now`` (Unix seconds)."""
+
+        def transaction(pipe: Any) -> Device:
+            old = self._named(pipe, name)
+            new = how(old)
+            if new.name != old.name and pipe.hexists(self._names, new.name):
+                raise RegistryConflict(
+                    f"The name {new.name!r} is taken; choose another, or unregister that device."
+                )
+            pipe.multi()
+            pipe.hset(self._devices, old.id, encode(new))
+            if new.name != old.name:
+                pipe.hdel(self._names, old.name)
+                pipe.hset(self._names, new.name, old.id)
+            if new.interval_s != old.interval_s:
+                # A device that was to be polled in an hour and now every second must not wait.
+                pipe.zadd(self._due, {old.id: now}, lt=True, xx=True)
+            return new
+
+        return self._transaction(transaction)
+
+    @_translated
+    def remove(self, name: str) -> Device:
+        """Forgets a device with every key of it; a poll under way finds its lock gone and is void."""
+
+        def transaction(pipe: Any) -> Device:
+            device = self._named(pipe, name)
+            pipe.multi()
+            self._forget(pipe, device)
+            return device
+
+        return self._transaction(transaction)
+
+    def _named(self, pipe: Any, name: str) -> Device:
+        device_id = pipe.hget(self._names, name)
+        raw = pipe.hget(self._devices, device_id) if device_id else None
+        if raw is None:
+            raise UnknownDevice(name)
+        return decode_device(raw)
+
+    def _transaction(self, body: Callable[[Any], Device]) -> Device:
+        return cast(
+            Device,
+            self._redis.transaction(body, self._devices, self._names, value_from_callable=True),
+        )
+
+    def _forget(self, pipe: Any, device: Device) -> None:
+        pipe.hdel(self._devices, device.id)
+        pipe.hdel(self._names, device.name)
+        pipe.zrem(self._due, device.id)
+        pipe.hdel(self._readings, device.id)
+        pipe.hdel(self._faults, device.id)
+        pipe.delete(self._locks + device.id)
+
+    # --- locks ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def hold(self, device: Device, holder: str, *, ttl_s: float, wait_s: float) -> Iterator[Grant]:
+        """Holds a device's lock for the ``with`` block.
+
+        Waits up to ``wait_s`` for it, then raises `DeviceBusy`. It ends by itself after ``ttl_s``;
+        a block that took longer ends with `DeviceLockLost`.
+        """
+        lock, grant = self._acquire(device, holder, ttl_s, wait_s)
+        try:
+            yield grant
+        finally:
+            if not grant.committed:
+                self._release(lock, device)
+
+    @_translated
+    def _acquire(
+        self, device: Device, holder: str, ttl_s: float, wait_s: float
+    ) -> tuple[Lock, Grant]:
+        fence = self._redis.incr(self._fence)
+        grant = Grant(device.id, f"{holder}:{fence}", fence)
+        lock = Lock(
+            self._redis,
+            self._locks + device.id,
+            timeout=ttl_s,
+            sleep=0.05,
+            blocking_timeout=wait_s,
+        )
+        if not lock.acquire(token=grant.token):
+            state = self.lock_state(device)
+            raise DeviceBusy(
+                device.name,
+                state.holder if state else "somebody else",
+                state.left_s if state else 0,
+            )
+        return lock, grant
+
+    @_translated
+    def _release(self, lock: Lock, device: Device) -> None:
+        try:
+            lock.release()
+        except LockNotOwnedError as error:
+            raise DeviceLockLost(device.name) from error
+
+    @_translated
+    def lock_state(self, device: Device) -> LockState | None:
+        """Who holds the device's lock now, or None."""
+        pipe = self._redis.pipeline()
+        pipe.get(self._locks + device.id).pttl(self._locks + device.id)
+        token, left_ms = pipe.execute()
+        if token is None:
+            return None
+        return LockState(token.decode().rpartition(":")[0], max(left_ms, 0) / 1000)
+
+    # --- the trip -------------------------------------------------------------------------------
+
+    @_translated
+    def claim(self, now: float, limit: int, holder: str, *, ttl_s: float) -> list[Claim]:
+        """Takes up to ``limit`` devices that are due at ``now``, with their locks, for ``ttl_s``."""
+        rows = self._claim(
+            keys=[self._due, self._devices, self._faults, self._fence, self._collectors],
+            args=[
+                f"{now:.6f}",
+                min(limit, BATCH),
+                int(ttl_s * 1000),
+                holder,
+                self._locks,
+                COLLECTOR_FORGOTTEN_S,
+            ],
+        )
+        claims = []
+        for raw_id, record, fault, due, token, fence in rows:
+            device_id = raw_id.decode()
+            known = self._decoded.get(device_id)
+            if known is None or known[0] != record:
+                known = self._decoded[device_id] = (record, decode_device(record))
+            claims.append(
+                Claim(
+                    known[1],
+                    decode_fault(fault) if fault else None,
+                    float(due),
+                    Grant(device_id, token.decode(), fence),
+                )
+            )
+        return claims
+
+    @_translated
+    def commit(self, polls: Sequence[Poll]) -> set[str]:
+        """Ends polls in one round trip a `BATCH`; returns the ids whose lock was no longer held.
+
+        Those changed nothing. Safe to repeat when its answer was lost.
+        """
+        lost: set[str] = set()
+        for start in range(0, len(polls), BATCH):
+            args: list[Any] = [self._locks, self.max_samples]
+            for grant, next_due, reading, fault, healed, batch, refused in polls[
+                start : start + BATCH
+            ]:
+                args += (
+                    grant.id,
+                    grant.token,
+                    f"{next_due:.6f}",
+                    encode(reading) if reading else b"",
+                    encode(fault) if fault else b"-" if healed else b"",
+                    len(batch.points) if batch else 0,
+                    encode(batch) if batch else b"",
+                    refused,
+                )
+            rows = self._commit(
+                keys=[self._due, self._readings, self._faults, self._samples, self._books],
+                args=args,
+            )
+            lost.update(row.decode() for row in rows)
+            for poll in polls[start : start + BATCH]:
+                poll.grant.committed = True
+        return lost
+
+    @_translated
+    def collectors(self, now: float, within_s: float) -> list[str]:
+        """The collectors that claimed within the last ``within_s`` seconds."""
+        return [
+            name.decode()
+            for name in self._redis.zrangebyscore(self._collectors, now - within_s, "+inf")
+        ]
+
+    # --- samples --------------------------------------------------------------------------------
+
+    @_translated
+    def books(self) -> Books:
+        """Where every sample went."""
+        counts = self._redis.hgetall(self._books)
+        return Books(**{key.decode(): int(value) for key, value in counts.items()})
+
+    @_translated
+    def create_group(self, sink: str) -> bool:
+        """Makes a sink a reader of the stream, from its very beginning; False if it was one."""
+        try:
+            self._redis.xgroup_create(self._samples, sink, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" in str(error):
+                return False
+            raise
+        return True
+
+    @_translated
+    def read_pending(
+        self, sink: str, consumer: str, count: int, after: bytes = b"0"
+    ) -> list[Entry]:
+        """What this consumer was given and has not acknowledged, oldest first."""
+        rows = self._redis.xreadgroup(sink, consumer, {self._samples: after}, count=count)
+        return self._entries(sink, rows[0][1] if rows else [])
+
+    @_translated
+    def read_new(self, sink: str, consumer: str, count: int) -> list[Entry]:
+        """What no consumer of the sink was given yet, oldest first."""
+        rows = self._redis.xreadgroup(sink, consumer, {self._samples: ">"}, count=count)
+        return self._entries(sink, rows[0][1] if rows else [])
+
+    @_translated
+    def take_over(self, sink: str, consumer: str, idle_s: float, count: int) -> list[Entry]:
+        """What other consumers were given and left lying for ``idle_s`` seconds."""
+        rows = self._redis.xautoclaim(
+            self._samples, sink, consumer, min_idle_time=int(idle_s * 1000), count=count
+        )
+        return self._entries(sink, rows[1])
+
+    @_translated
+    def accept(self, sink: str, entries: Sequence[Entry]) -> int:
+        """Books entries as delivered and removes them, atomically; returns how many samples."""
+        if not entries:
+            return 0
+        args: list[Any] = [sink]
+        for entry in entries:
+            args += (entry.id, len(entry.batch.points))
+        return cast(int, self._accept(keys=[self._samples, self._books], args=args))
+
+    @_translated
+    def hand_back(self, sink: str, consumer: str) -> int:
+        """At an orderly stop: what this consumer holds may be taken over by anyone at once."""
+        rows = self._redis.xpending_range(
+            self._samples, sink, min="-", max="+", count=100_000, consumername=consumer
+        )
+        ids = [row["message_id"] for row in rows]
+        if ids:
+            self._redis.xclaim(
+                self._samples, sink, consumer, 0, ids, idle=24 * 3_600_000, justid=True
+            )
+        return len(ids)
+
+    @_translated
+    def stream_info(self) -> dict[str, Any]:
+        """Length of the stream, its ends, and each sink's group with what is pending there."""
+        if not self._redis.exists(self._samples):
+            return {"length": 0, "groups": []}
+        info = self._redis.xinfo_stream(self._samples)
+        groups = self._redis.xinfo_groups(self._samples)
+        return {
+            "length": info["length"],
+            "first": _text(info["first-entry"][0]) if info["first-entry"] else None,
+            "last": _text(info["last-entry"][0]) if info["last-entry"] else None,
+            "groups": [{key: _text(value) for key, value in group.items()} for group in groups],
+        }
+
+    def _entries(self, sink: str, rows: list[Any]) -> list[Entry]:
+        """Decodes rows; those that the bound dropped meanwhile have no fields and are let go."""
+        gone = [row_id for row_id, fields in rows if not fields]
+        if gone:
+            self._redis.xack(self._samples, sink, *gone)
+        return [Entry(row_id, decode_batch(fields[b"batch"])) for row_id, fields in rows if fields]
+
+
+def _by_name(device: Device) -> str:
+    return device.name
+
+
+def _view(device: Device, reading: bytes | None, fault: bytes | None) -> View:
+    return View(
+        device,
+        decode_reading(reading) if reading else None,
+        decode_fault(fault) if fault else None,
+    )
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _refuse_conflicts(
+    new: Device, same_board: Device | None, same_name: Device | None, same_address: Device | None
+) -> None:
+    if same_board is not None and same_board.name != new.name:
+        raise RegistryConflict(
+            f"The board at {new.address} (id {new.id}) is already registered as {same_board.name!r}; "
+            f"use that name, or `espcli rename {same_board.name} {new.name}`, "
+            "or register again with --replace."
+        )
+    if same_name is not None and same_name.id != new.id:
+        raise RegistryConflict(
+            f"The name {new.name!r} belongs to another board (id {same_name.id}, last at "
+            f"{same_name.address}); choose another name, or --replace to put this board in its place."
+        )
+    if same_address is not None:
+        raise RegistryConflict(
+            f"{new.address} is registered for {same_address.name!r} (id {same_address.id}), but the "
+            f"board that answers there has the id {new.id}; unregister {same_address.name!r} if it is "
+            "gone, register it again where it is now, or --replace to let this board have the address."
+        )
