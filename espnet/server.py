@@ -21,12 +21,14 @@ import socket
 import struct
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
-from espnet.clock import Clock, SystemClock
+from espnet.clock import SystemClock
 from espnet.errors import StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 DEFAULT_SOCKETS = (Path("/var/run/redis/redis-server.sock"), Path("/run/redis/redis.sock"))
 #: How long the embedded server may take to answer, in seconds (0.05 s is usual).
 PATIENCE_S = 10.0
-#: How long one question to a server may take, in seconds.
-_ANSWER_S = 2.0
+#: How long one question to a server here, or somewhere else, may take, in seconds.
+_LOCAL_S, _REMOTE_S = 1.0, 3.0
+#: Between two looks at a server that starts or ends, in seconds.
+_POLL_S = 0.005
 #: Longest socket path in bytes: Linux takes 107, macOS 103.
 _SUN_PATH = 100
 #: Not $TMPDIR and not $XDG_RUNTIME_DIR: a cron job has neither and must find the same socket, and
@@ -51,7 +55,7 @@ _SCHEMES = ("redis://", "rediss://", "unix://")
 class Server:
     """A Redis that answered. ``data``, ``pid`` and ``log`` are known of the embedded one only."""
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     kind: Literal["external", "default socket", "embedded"]
     data: Path | None = None
     pid: int | None = None
@@ -63,7 +67,6 @@ def find(
     data_dir: Path,
     default_sockets: tuple[Path, ...] = DEFAULT_SOCKETS,
     patience_s: float = PATIENCE_S,
-    clock: Clock | None = None,
 ) -> Server:
     """The Redis to use; starts the embedded one below ``data_dir`` when there is no other.
 
@@ -71,7 +74,8 @@ def find(
     """
     if url is not None:
         check_url(url)
-        _probe(url)
+        with _client(url) as client:
+            client.ping()
         return Server(url, "external")
     for path in default_sockets:
         answer = _ask(path, b"PING")
@@ -80,9 +84,7 @@ def find(
     folder = _folder(data_dir)
     try:
         path = _socket_path(folder)
-        answer = _ask(path, b"PING")
-        if not (answer and answer.pong):
-            answer = _start(folder, path, patience_s, clock or SystemClock())
+        answer = _reach(folder, path, patience_s)
     except OSError as error:
         raise StoreUnavailable(
             f"EspNet cannot keep data in {folder} ({error.strerror or error}); make room for it and "
@@ -91,18 +93,18 @@ def find(
     return Server(_url_of(path), "embedded", folder, answer.pid, _log(folder))
 
 
-def stop(data_dir: Path, patience_s: float = PATIENCE_S, clock: Clock | None = None) -> bool:
+def stop(data_dir: Path, patience_s: float = PATIENCE_S) -> bool:
     """Ends the embedded server after it has synced its data; False when none ran.
 
     Returns when the process is gone. Raises `StoreUnavailable` when it will not go.
     """
-    clock = clock or SystemClock()
     folder = _folder(data_dir)
     if not folder.exists():
         return False
     path = _socket_path(folder)
     # Not SHUTDOWN NOSAVE: the plain one writes and syncs the append-only file first.
     asked = _ask(path, b"SHUTDOWN")
+    clock = SystemClock()
     deadline = clock.monotonic() + patience_s
     while (lock := _try_lock(folder)) is None:
         answer = _ask(path, b"PING")
@@ -113,7 +115,7 @@ def stop(data_dir: Path, patience_s: float = PATIENCE_S, clock: Clock | None = N
                 f"The Redis server of {folder}{_process(asked)} does not end; "
                 f"its log {_log(folder)} may say why."
             )
-        time.sleep(0.01)
+        time.sleep(_POLL_S)
     os.close(lock)
     return asked is not None
 
@@ -121,33 +123,28 @@ def stop(data_dir: Path, patience_s: float = PATIENCE_S, clock: Clock | None = N
 def describe(server: Server) -> dict[str, Any]:
     """What `espcli redis` shows, as plain data; asks the server. Raises `StoreUnavailable`.
 
-    ``data`` and ``persistence`` are None where the server does not let us ask for its settings.
+    ``data`` is None where the server does not tell its folder.
     """
     import redis
 
     with _client(server.url) as client:
+        info: dict[str, Any] = client.info()
         try:
-            info: dict[str, Any] = client.info()
-        except redis.RedisError as error:
-            raise _unavailable(server.url, error) from error
-        try:
-            settings = client.config_get("dir") | client.config_get("save")
-        except redis.RedisError:
-            settings = {}
-    name = "Valkey" if "valkey_version" in info else "Redis"
-    if info.get("aof_enabled"):
-        persistence = "append-only file"
-    elif settings:
-        persistence = "snapshots" if settings.get("save") else "none"
-    else:
-        persistence = None
+            folder = client.config_get("dir").get("dir")
+        except redis.ResponseError:  # managed servers forbid CONFIG
+            folder = None
+    name, version = "Valkey", info.get("valkey_version")
+    if not version:
+        name, version = "Redis", info.get("redis_version")
+    written = info.get("aof_last_write_status")
     return {
         "url": redacted(server.url),
         "kind": server.kind,
-        "version": f"{name} {info.get('valkey_version') or info.get('redis_version')}",
-        "data": str(server.data or settings.get("dir") or "") or None,
-        "persistence": persistence,
-        "last_write": info.get("aof_last_write_status") if info.get("aof_enabled") else None,
+        "version": f"{name} {version}",
+        "data": folder,
+        "persistence": f"append-only file (last write: {written})"
+        if info.get("aof_enabled")
+        else "no append-only file",
         "memory_bytes": info.get("used_memory"),
         "uptime_s": info.get("uptime_in_seconds"),
         "pid": info.get("process_id"),
@@ -161,8 +158,7 @@ def describe(server: Server) -> dict[str, Any]:
 def redacted(url: str) -> str:
     """The URL without the credentials in it, whatever it looks like."""
     url = re.sub(r"(?i)((?:password|username)=)[^&]*", r"\1***", url)
-    scheme, separator, rest = url.rpartition("://") if "://" in url else ("", "", url)
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else url
+    return re.sub(r"^([a-z]+://)?.*@", r"\1***@", url)
 
 
 def check_url(url: str) -> None:
@@ -204,47 +200,34 @@ def _url_of(path: Path) -> str:
     return f"unix://{quote(str(path))}"
 
 
-def _client(url: str) -> "redis.Redis":
-    """A client that gives up soon and tries once."""
+@contextmanager
+def _client(url: str) -> "Iterator[redis.Redis]":
+    """A client for one question, which tries once; what Redis says against it is translated."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    once = Retry(NoBackoff(), 0)
+    waits = {"socket_connect_timeout": _REMOTE_S, "socket_timeout": _REMOTE_S}
     try:
-        client = redis.Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=_ANSWER_S,
-            socket_timeout=_ANSWER_S,
-        )
+        client = redis.Redis.from_url(url, retry=once, **waits)
         client.connection_pool.make_connection()  # connects nothing, but reads every option
     except (TypeError, ValueError, redis.RedisError) as error:
         raise UsageError("REDIS_URL has an option after its '?' that redis-py refuses.") from error
-    return client
-
-
-def _probe(url: str) -> None:
-    import redis
-
-    with _client(url) as client:
-        try:
-            client.ping()
-        except redis.RedisError as error:
-            raise _unavailable(url, error) from error
-
-
-def _unavailable(url: str, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"Redis at {redacted(url)} cannot be used ({str(error).rstrip('.')}); "
-        "see that it runs, or correct REDIS_URL."
-    )
+    try:
+        with client:
+            yield client
+    except redis.RedisError as error:
+        raise StoreUnavailable(
+            f"Redis at {redacted(url)} cannot be used ({str(error).rstrip('.')}); "
+            "see that it runs, or correct REDIS_URL."
+        ) from error
 
 
 # --- the embedded server ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     """What came back from a socket where somebody listens; no bytes when nothing came in time."""
 
     reply: bytes
@@ -261,7 +244,7 @@ def _ask(path: Path, command: bytes) -> _Answer | None:
     Spoken by hand, because it is the whole price of finding a server that runs.
     """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_ANSWER_S)
+        connection.settimeout(_LOCAL_S)
         try:
             connection.connect(str(path))
         except OSError:
@@ -321,16 +304,17 @@ def _try_lock(folder: Path) -> int | None:
     return lock
 
 
-def _start(folder: Path, path: Path, patience_s: float, clock: Clock) -> _Answer:
-    """Starts the server, or waits for the one that somebody else is starting."""
-    _make_private(folder)
+def _reach(folder: Path, path: Path, patience_s: float) -> _Answer:
+    """Asks the server; if need be starts it, or waits for the one that somebody else starts."""
     log = _log(folder)
     log_before: int | None = None  # the log's length when we started a server
+    clock = SystemClock()
     deadline = clock.monotonic() + patience_s
     while True:
         answer = _ask(path, b"PING")
         if answer and answer.pong:
             return answer
+        _make_private(folder)
         lock = _try_lock(folder)
         if lock is not None:
             try:
@@ -347,7 +331,7 @@ def _start(folder: Path, path: Path, patience_s: float, clock: Clock) -> _Answer
                 + ("still loads its data" if loading else "does not answer")
                 + f" after {patience_s:g} s; wait and try again, or see its log {log}."
             )
-        time.sleep(0.005)
+        time.sleep(_POLL_S)
 
 
 def _spawn(folder: Path, path: Path, lock: int) -> None:
@@ -367,7 +351,7 @@ def _spawn(folder: Path, path: Path, lock: int) -> None:
         "maxmemory-policy": "noeviction",
     }
     arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    with _log(folder).open("ab") as output:
+    with open(_log(folder), "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as output:
         try:
             subprocess.run(
                 [program, *arguments],

@@ -1,0 +1,128 @@
+"""What several tests share: private Redis servers that end with the tests that wanted them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from espnet import server
+
+
+class RedisProcess:
+    """A real server on a Unix socket, without a TCP port, that a test may treat badly.
+
+    Its append-only file is synced at every write, so whatever was answered survives `kill`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Returns when the server answers; a second start finds the data of the first."""
+        assert self._process is None, "the server is already running"
+        settings = {
+            "dir": self.folder,
+            "logfile": "server.log",
+            "port": 0,
+            "unixsocket": self.socket,
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+            "enable-debug-command": "local",
+        }
+        arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen([server.binary(), *arguments])
+        deadline = time.monotonic() + 10
+        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError:
+                    log = self.folder / "server.log"
+                    assert self._process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.005)
+
+    def stop(self) -> None:
+        """As a service manager does; returns when the process is gone, also if it never ran."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """The server keeps its connections and answers nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(how)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name (pytest's own may not)."""
+    folder = Path(tempfile.mkdtemp(prefix="espnet-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisProcess]:
+    """One server for all tests that treat it well; ask for `redis_url` instead of this."""
+    folder = Path(tempfile.mkdtemp(prefix="espnet-", dir="/tmp"))
+    process = RedisProcess(folder)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisProcess) -> str:
+    """The URL of an empty Redis."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def own_redis(short_path: Path) -> Iterator[RedisProcess]:
+    """A fresh, running server for a test that stops, kills, pauses or restarts it."""
+    process = RedisProcess(short_path)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
