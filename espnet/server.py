@@ -82,14 +82,9 @@ def find(
         if answer and answer.pong:
             return Server(_url_of(path), "default socket")
     folder = _folder(data_dir)
-    try:
+    with _files_of(folder):
         path = _socket_path(folder)
         answer = _reach(folder, path, patience_s)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"EspNet cannot keep data in {folder} ({error.strerror or error}); make room for it and "
-            "make it writable, choose another data folder, or set REDIS_URL to a Redis server."
-        ) from error
     return Server(_url_of(path), "embedded", folder, answer.pid, _log(folder))
 
 
@@ -101,22 +96,23 @@ def stop(data_dir: Path, patience_s: float = PATIENCE_S) -> bool:
     folder = _folder(data_dir)
     if not folder.exists():
         return False
-    path = _socket_path(folder)
-    # Not SHUTDOWN NOSAVE: the plain one writes and syncs the append-only file first.
-    asked = _ask(path, b"SHUTDOWN")
-    clock = SystemClock()
-    deadline = clock.monotonic() + patience_s
-    while (lock := _try_lock(folder)) is None:
-        answer = _ask(path, b"PING")
-        if asked and answer and answer.pid != asked.pid:
-            return True  # somebody who still needs a server has started the next one
-        if clock.monotonic() > deadline:
-            raise StoreUnavailable(
-                f"The Redis server of {folder}{_process(asked)} does not end; "
-                f"its log {_log(folder)} may say why."
-            )
-        time.sleep(_POLL_S)
-    os.close(lock)
+    with _files_of(folder):
+        path = _socket_path(folder)
+        # Not SHUTDOWN NOSAVE: the plain one writes and syncs the append-only file first.
+        asked = _ask(path, b"SHUTDOWN")
+        clock = SystemClock()
+        deadline = clock.monotonic() + patience_s
+        while (lock := _try_lock(folder)) is None:
+            answer = _ask(path, b"PING")
+            if asked and answer and answer.pid != asked.pid:
+                return True  # somebody who still needs a server has started the next one
+            if clock.monotonic() > deadline:
+                raise StoreUnavailable(
+                    f"The Redis server of {folder}{_process(asked)} does not end; "
+                    f"its log {_log(folder)} may say why."
+                )
+            time.sleep(_POLL_S)
+        os.close(lock)
     return asked is not None
 
 
@@ -158,7 +154,7 @@ def describe(server: Server) -> dict[str, Any]:
 def redacted(url: str) -> str:
     """The URL without the credentials in it, whatever it looks like."""
     url = re.sub(r"(?i)((?:password|username)=)[^&]*", r"\1***", url)
-    return re.sub(r"^([a-z]+://)?.*@", r"\1***@", url)
+    return re.sub(r"(?s)^([a-z]+://)?.*@", r"\1***@", url)
 
 
 def check_url(url: str) -> None:
@@ -262,6 +258,17 @@ def _ask(path: Path, command: bytes) -> _Answer | None:
 
 def _folder(data_dir: Path) -> Path:
     return (data_dir / "redis").resolve()
+
+
+@contextmanager
+def _files_of(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnavailable(
+            f"EspNet cannot keep data in {folder} ({error.strerror or error}); make room for it and "
+            "make it writable, choose another data folder, or set REDIS_URL to a Redis server."
+        ) from error
 
 
 def _log(folder: Path) -> Path:

@@ -18,10 +18,11 @@ from espnet import server
 class RedisProcess:
     """A real server on a Unix socket, without a TCP port, that a test may treat badly.
 
-    Its append-only file is synced at every write, so whatever was answered survives `kill`.
+    A durable one syncs its append-only file at every write, so whatever it answered survives `kill`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durable: bool) -> None:
+        self._durable = durable
         self.folder = folder
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -40,10 +41,9 @@ class RedisProcess:
             "logfile": "server.log",
             "port": 0,
             "unixsocket": self.socket,
-            "appendonly": "yes",
+            "appendonly": "yes" if self._durable else "no",
             "appendfsync": "always",
             "save": "",
-            "enable-debug-command": "local",
         }
         arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen([server.binary(), *arguments])
@@ -100,7 +100,7 @@ def short_path() -> Iterator[Path]:
 def redis_server() -> Iterator[RedisProcess]:
     """One server for all tests that treat it well; ask for `redis_url` instead of this."""
     folder = Path(tempfile.mkdtemp(prefix="espnet-", dir="/tmp"))
-    process = RedisProcess(folder)
+    process = RedisProcess(folder, durable=False)
     try:
         process.start()
         yield process
@@ -120,7 +120,7 @@ def redis_url(redis_server: RedisProcess) -> str:
 @pytest.fixture
 def own_redis(short_path: Path) -> Iterator[RedisProcess]:
     """A fresh, running server for a test that stops, kills, pauses or restarts it."""
-    process = RedisProcess(short_path)
+    process = RedisProcess(short_path, durable=True)
     try:
         process.start()
         yield process

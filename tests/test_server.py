@@ -507,3 +507,14 @@ def test_no_test_server_has_a_network_port(redis_server: RedisProcess, redis_url
         assert client.config_get("port") == {"port": "0"}
         assert client.dbsize() == 0
         assert client.info()["process_id"] == redis_server.pid
+
+
+def test_own_server_keeps_its_data(own_redis: RedisProcess) -> None:
+    """The server that a test may treat badly has its data again after each of its ends."""
+    for number, end in enumerate((own_redis.kill, own_redis.stop)):
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.set(f"key{number}", number)
+        end()
+        own_redis.start()
+    with redis.Redis.from_url(own_redis.url) as client:
+        assert client.dbsize() == 2
