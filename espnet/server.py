@@ -98,7 +98,7 @@ def stop(data_dir: Path, patience_s: float = PATIENCE_S) -> bool:
         return False
     with _files_of(folder):
         path = _socket_path(folder)
-        # Not SHUTDOWN NOSAVE: the plain one writes and syncs the append-only file first.
+        # The server writes and syncs its append-only file before it goes.
         asked = _ask(path, b"SHUTDOWN")
         clock = SystemClock()
         deadline = clock.monotonic() + patience_s
