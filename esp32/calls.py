@@ -1,0 +1,142 @@
+"""Every call that the board understands: the route table, and one handler a call.
+
+A handler checks everything before it acts, so a refused request has changed nothing. docs/board.md
+is the contract in full; it is compatible with the boards of 2021.
+"""
+
+import binascii
+import os
+
+import fields
+import flash
+import hardware
+from version import VERSION
+from web import CONTROL, JSON, PUBLIC, READ, Refusal, Stream
+
+HOST_FILE = "host.json"
+PAGE_FILE = "ui.html"
+PAGE_PIECE = 1024
+
+SAMPLES_DEFAULT = 20
+
+
+class Calls:
+    """The calls, and the little they share: who the board is, and the host it was told about."""
+
+    def __init__(self, clock, memory):
+        self.clock = clock
+        self.memory = memory
+        self.id = hardware.board_id()
+        self.host = flash.load(HOST_FILE, {}).get("espnet_host", "")
+        # What stays the same until the next boot, as JSON text made once: GET / is asked for ever.
+        boot = binascii.hexlify(os.urandom(8)).decode()
+        self._constant = (
+            f'"boot":"{boot}","version":"{VERSION}",'
+            f'"reset_cause":"{hardware.reset_cause()}","sensors":{{}}'
+        )
+        self.routes = (
+            (b"GET", b"/", READ, self.status),
+            (b"GET", b"/ui", PUBLIC, self.page),
+            (b"POST", b"/gpio", CONTROL, self.gpio),
+            (b"POST", b"/adc", CONTROL, self.adc),
+            (b"POST", b"/dht22", CONTROL, self.dht22),
+            (b"POST", b"/set_host", CONTROL, self.set_host),
+        )
+
+    async def status(self, request):
+        """GET /: all that a poll needs, in one piece; a part that fails does not fail it."""
+        temperature_f = hardware.temperature_f()
+        return (
+            f'{{"id":"{self.id}","f":{"null" if temperature_f is None else temperature_f},'
+            f'"gpio":{hardware.levels_json()},"espnet_host":"{self.host}",'
+            f'"uptime_s":{self.clock.uptime_s()},"mem_free":{self.memory.free()},'
+            f'"leases":{{}},{self._constant}}}'
+        )
+
+    async def page(self, request):
+        """GET /ui: the page for people, straight from flash."""
+        length = os.stat(PAGE_FILE)[6]
+        return Stream("text/html; charset=utf-8", length, _file_pieces(PAGE_FILE))
+
+    async def gpio(self, request):
+        """POST /gpio: set pins to 0 or 1, or flip them with 2."""
+        body = fields.read(request)
+        pins = fields.pins(body, "pin")
+        value = fields.whole(body, "value", 0, 2)
+        for pin in pins:
+            _check_writable(pin, "pin")
+        try:
+            levels = hardware.set_pins(pins, value)
+        except hardware.HardwareError as error:
+            raise Refusal(503, str(error), "pin") from error
+        gpio = {str(pin): levels[pin] for pin in levels}
+        return {"id": self.id, "status": "OK", "gpio": gpio}
+
+    async def adc(self, request):
+        """POST /adc: sample an analogue pin, while another pin powers what is measured."""
+        body = fields.read(request)
+        read_pin = fields.pin(body, "read_pin")
+        if read_pin not in hardware.ANALOGUE:
+            raise Refusal(422, "read_pin must be an analogue input, 32 to 39", "read_pin")
+        power_pin = None
+        if body.get("power_pin") not in (None, ""):  # an empty field of a form means none
+            power_pin = fields.pin(body, "power_pin")
+            _check_writable(power_pin, "power_pin")
+            if power_pin == read_pin:
+                raise Refusal(422, "power_pin must not be read_pin", "power_pin")
+        samples = SAMPLES_DEFAULT
+        if body.get("samples") not in (None, ""):
+            samples = fields.whole(body, "samples", 1, hardware.SAMPLES_MAX)
+        try:
+            data, ticks_us = await hardware.sample_adc(read_pin, power_pin, samples)
+        except hardware.HardwareError as error:
+            raise Refusal(503, str(error), "read_pin") from error
+        length = sum([len(piece) for piece in self._adc_pieces(data, ticks_us)])
+        return Stream(JSON, length, self._adc_pieces(data, ticks_us))
+
+    def _adc_pieces(self, data, ticks_us):
+        """The answer of /adc in pieces of 100 samples: a list of 1000 would be a large object."""
+        yield f'{{"id":"{self.id}","ticks":{ticks_us},"data":[{data[0]}'.encode()
+        for start in range(1, len(data), 100):
+            yield "".join([f",{sample}" for sample in data[start : start + 100]]).encode()
+        yield b"]}"
+
+    async def dht22(self, request):
+        """POST /dht22: one fresh measurement; nothing is remembered."""
+        pin = fields.pin(fields.read(request), "read_pin")
+        _check_writable(pin, "read_pin")  # the sensor's protocol drives the line
+        try:
+            celsius, humidity = hardware.read_dht22(pin)
+        except hardware.HardwareError as error:
+            raise Refusal(503, str(error), "read_pin") from error
+        return {"id": self.id, "temp": celsius, "humidity": humidity}
+
+    async def set_host(self, request):
+        """POST /set_host: remember, across resets, where EspNet is."""
+        host = fields.ipv4(fields.read(request), "ip")
+        if host != self.host:  # flash wears out
+            try:
+                flash.save(HOST_FILE, {"espnet_host": host})
+            except OSError as error:
+                raise Refusal(503, f"the address could not be kept on flash: {error}") from error
+            self.host = host
+        return {"id": self.id, "status": "OK", "espnet_host": host}
+
+
+def _file_pieces(name):
+    with open(name, "rb") as file:
+        while True:
+            piece = file.read(PAGE_PIECE)
+            if not piece:
+                return
+            yield piece
+
+
+def _check_writable(pin, name):
+    """Refuse a pin that does not exist (422) or must not be driven (403)."""
+    if not hardware.exists(pin):
+        raise Refusal(422, f"an ESP32 has no pin {pin}", name)
+    why = hardware.why_not_writable(pin)
+    if why:
+        allowed = "writable are 0, 2, 4, 5, 12-19, 21-23, 25-27, 32, 33"
+        raise Refusal(403, f"pin {pin} {why}; {allowed}", name)

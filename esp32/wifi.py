@@ -1,0 +1,65 @@
+"""The board's way onto the network: the only file that imports `network`.
+
+Reads `settings.json`: {"hostname": "porch", "wifi": [{"ssid": …, "password": …}, …]}, the networks
+in order of preference. One task owns the radio for ever. It never blocks the server, never raises,
+and never resets the board: a board without a network still serves its leases. Passwords are never
+printed.
+"""
+
+import asyncio
+
+import flash
+import network
+
+SETTINGS_FILE = "settings.json"
+
+CONNECT_S = 15  # an access point that has not let us in by then is left for the next one
+CHECK_S = 5
+PAUSE_MAX_S = 60
+
+
+def start():
+    """Switch the radio on and return it. Comes before the first socket: it starts the IP stack."""
+    hostname = flash.load(SETTINGS_FILE, {}).get("hostname")
+    if isinstance(hostname, str) and hostname:
+        network.hostname(hostname)
+    radio = network.WLAN(network.STA_IF)
+    radio.active(True)
+    return radio
+
+
+async def stay_connected(radio):
+    """Connect, watch, connect again; for ever."""
+    pause_s = 1
+    while True:
+        if radio.isconnected():
+            pause_s = 1
+            await asyncio.sleep(CHECK_S)
+        elif not await _join_any(radio):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+
+
+async def _join_any(radio):
+    """Try each network of the settings, which are read anew; whether one let us in."""
+    for entry in flash.load(SETTINGS_FILE, {}).get("wifi") or ():
+        if isinstance(entry, dict) and isinstance(entry.get("ssid"), str):
+            ssid = entry["ssid"]
+            try:
+                if await _join(radio, ssid, entry.get("password") or None):
+                    print("wifi: joined", ssid, "as", radio.ifconfig()[0])
+                    return True
+            except (OSError, ValueError, TypeError) as error:
+                print("wifi:", ssid, "failed:", error)
+    return False
+
+
+async def _join(radio, ssid, password):
+    """Try one network for CONNECT_S seconds; whether it let us in."""
+    radio.disconnect()
+    radio.connect(ssid, password)
+    for _ in range(CONNECT_S * 4):
+        await asyncio.sleep_ms(250)
+        if radio.isconnected():
+            return True
+    return False
