@@ -1,0 +1,321 @@
+"""The words after `espcli device NAME`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from espnet.board import client
+from espnet.board.calls import (
+    GET_BASIC,
+    Call,
+    parse_any,
+    read_adc,
+    read_dht22,
+    set_gpio,
+    set_host,
+)
+from espnet.cli import parse
+from espnet.cli.act import Act, verb
+from espnet.cli.poll import update
+from espnet.cli.render import Lines, Records, Shown
+from espnet.cli.session import Session
+from espnet.config import seconds
+from espnet.errors import NoReading, UsageError
+from espnet.model import INTERVAL_RANGE_S, Device, Reading, View
+
+
+def describe(view: View, now: float) -> dict[str, Any]:
+    """Every field of a device, flat, as `--json` gives it; None where nothing is known.
+
+    Times are Unix seconds, ``age_s`` and ``poll_s`` seconds. What a stale reading said stays
+    visible, its ``state`` says that it is not the present.
+    """
+    device, reading, fault = view.device, view.reading, view.fault
+    state = view.state(now)
+    fields: dict[str, Any] = {
+        "name": device.name,
+        "id": device.id,
+        "address": device.address,
+        "tags": list(device.tags),
+        "state": state,
+        "online": state in ("online", "late"),
+        "problem": fault.what if fault else None,
+        "fault": msgspec.to_builtins(fault) if fault else None,
+        "interval_s": device.interval_s or (reading.interval_s if reading else None),
+        "report_pins": list(device.report_pins),
+        "dht22": dict(device.dht22),
+        "registered_at": device.registered_at,
+        "last_seen": reading.at if reading else None,
+        "age_s": now - reading.at if reading else None,
+        "poll_s": reading.poll_s if reading else None,
+        "collector": reading.collector if reading else None,
+        "readings": msgspec.to_builtins(reading.dht22) if reading else {},
+        "reading_errors": dict(reading.dht22_errors) if reading else {},
+    }
+    status = msgspec.to_builtins(reading.decoded()) if reading else {}
+    for name in (
+        "f",
+        "gpio",
+        "espnet_host",
+        "boot",
+        "uptime_s",
+        "mem_free",
+        "version",
+        "reset_cause",
+    ):
+        fields[name] = status.get(name)
+    fields["pins_high"] = [int(pin) for pin, level in (fields["gpio"] or {}).items() if level]
+    return fields
+
+
+class DeviceWords:
+    """One device: what it is, and what can be done with it."""
+
+    def __init__(
+        self, session: Session, name: str, before: tuple[Callable[[], None], ...] = ()
+    ) -> None:
+        self._session, self._name, self._before = session, name, before
+
+    def _bare(self) -> Act:
+        return Act(self._overview)
+
+    def _first(self) -> None:
+        """Does what earlier words of the same command asked for."""
+        for act in self._before:
+            act()
+
+    def _overview(self) -> Lines:
+        self._first()
+        view = self._session.store.view(self._name)
+        return Lines(describe(view, self._session.now))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    @verb
+    def get_f(self) -> float | None:
+        """The board's own temperature in °F, from the last poll; an old reading is an error."""
+        self._first()
+        return self._fresh().decoded().f
+
+    @verb
+    def get_gpio(self) -> Lines:
+        """The level of every pin, from the last poll; an old reading is an error."""
+        self._first()
+        return Lines({str(pin): level for pin, level in self._fresh().decoded().gpio.items()})
+
+    def update(self) -> "DeviceWords":
+        """Polls the board now, under its lock; goes on with the next word after a `-`.
+
+        Example: espcli device porch update - get_f
+        """
+        return DeviceWords(self._session, self._name, (*self._before, self._update))
+
+    def _update(self) -> None:
+        update(self._session, self._session.store.device(self._name))
+
+    @verb
+    def lock(self) -> Lines:
+        """Who holds the board's lock now, and for how long at most."""
+        device = self._session.store.device(self._name)
+        state = self._session.store.lock_state(device)
+        if state is None:
+            return Lines({"locked": False})
+        return Lines({"locked": True, "holder": state.holder, "left_s": state.left_s})
+
+    @property
+    def requests(self) -> "RequestWords":
+        """Calls the board directly, past its lock: `espcli device NAME requests --help`."""
+        return RequestWords(self._session, self._name)
+
+    # --- settings -------------------------------------------------------------------------------
+
+    @verb
+    def interval(self, every: str) -> Shown:
+        """Sets the seconds between two polls of this device; `default` follows the fleet again."""
+        interval_s = (
+            None if every == "default" else seconds("An interval", every, *INTERVAL_RANGE_S)
+        )
+        device = self._change(lambda old: msgspec.structs.replace(old, interval_s=interval_s))
+        text = "as often as the fleet" if interval_s is None else f"every {interval_s:g} s"
+        return Shown({"interval_s": interval_s}, f"{device.name} is polled {text}.")
+
+    @verb
+    def tags(self, tags: str) -> Shown:
+        """Sets the tags of the device's samples: `room:attic,floor:2`, or `none`."""
+        wanted = () if tags == "none" else parse.tags(tags)
+        device = self._change(lambda old: msgspec.structs.replace(old, tags=wanted))
+        return Shown(
+            {"tags": list(wanted)}, f"{device.name} has the tags {', '.join(wanted) or '(none)'}."
+        )
+
+    @verb
+    def report_pins(self, pins: str) -> Shown:
+        """Chooses the pins whose levels become samples: `2,4`, or `none`.
+
+        Every pin of every board is a metric that Datadog bills, so none is sent unasked.
+        """
+        wanted = () if pins == "none" else parse.pins(pins)
+        self._require_pins(wanted)
+        device = self._change(lambda old: msgspec.structs.replace(old, report_pins=wanted))
+        return Shown(
+            {"report_pins": list(wanted)},
+            f"{device.name} reports {_pins_text(wanted)}.",
+        )
+
+    @verb
+    def add_dht22(self, sensor: str, pin: str) -> Shown:
+        """Names a DHT22 sensor that hangs on a pin; every poll reads it from then on."""
+        parse.name(sensor, "sensor's name")
+        number = parse.pin(pin)
+        self._require_pins((number,))
+
+        def add(old: Device) -> Device:
+            if sensor in old.dht22:
+                raise UsageError(
+                    f"{old.name} has a DHT22 named {sensor!r} on pin {old.dht22[sensor]}; "
+                    f"`remove_dht22 {sensor}` first, or choose another name."
+                )
+            for other, taken in old.dht22.items():
+                if taken == number:
+                    raise UsageError(f"Pin {number} of {old.name} has the DHT22 {other!r} already.")
+            return msgspec.structs.replace(old, dht22={**old.dht22, sensor: number})
+
+        device = self._change(add)
+        return Shown(
+            {"sensor": sensor, "pin": number},
+            f"{device.name} reads the DHT22 {sensor} on pin {number} at every poll.",
+        )
+
+    @verb
+    def remove_dht22(self, sensor: str) -> Shown:
+        """Forgets a DHT22 sensor."""
+
+        def remove(old: Device) -> Device:
+            self._require_sensor(old, sensor)
+            return msgspec.structs.replace(
+                old, dht22={name: pin for name, pin in old.dht22.items() if name != sensor}
+            )
+
+        device = self._change(remove)
+        return Shown({"sensor": sensor}, f"{device.name} no longer reads the DHT22 {sensor}.")
+
+    @verb
+    def list_dht22(self) -> Records:
+        """Lists the DHT22 sensors with what they said at the last poll."""
+        view = self._session.store.view(self._name)
+        stale = view.state(self._session.now) in ("offline", "new")
+        rows = []
+        for sensor, pin in view.device.dht22.items():
+            climate = view.reading.dht22.get(sensor) if view.reading else None
+            problem = view.reading.dht22_errors.get(sensor) if view.reading else None
+            if stale:
+                climate, problem = None, "the device is offline"
+            rows.append(
+                {
+                    "sensor": sensor,
+                    "pin": pin,
+                    "temp_c": climate.temp if climate else None,
+                    "humidity": climate.humidity if climate else None,
+                    "problem": problem if problem or climate else "not read yet",
+                }
+            )
+        return Records(
+            rows,
+            ("sensor", "pin", "temp_c", "humidity", "problem"),
+            f"{self._name} has no DHT22; add one: `espcli device {self._name} add_dht22 SENSOR PIN`.",
+        )
+
+    @verb
+    def get_dht22(self, sensor: str) -> Lines:
+        """One DHT22's temperature (°C) and humidity (%) from the last poll; an old one is an error."""
+        self._first()
+        device = self._session.store.device(self._name)
+        self._require_sensor(device, sensor)
+        reading = self._fresh()
+        climate = reading.dht22.get(sensor)
+        if climate is None:
+            problem = reading.dht22_errors.get(sensor, "it was not read yet")
+            raise NoReading(f"The DHT22 {sensor} of {self._name} has no reading: {problem}.")
+        return Lines({"temp": climate.temp, "humidity": climate.humidity})
+
+    # --- help for the above ---------------------------------------------------------------------
+
+    def _change(self, how: Callable[[Device], Device]) -> Device:
+        self._first()
+        return self._session.store.change(self._name, how, now=self._session.now)
+
+    def _fresh(self) -> Reading:
+        """The last reading, if it may still be called true."""
+        view = self._session.store.view(self._name)
+        now = self._session.now
+        if view.reading is not None and view.reading.is_fresh(now):
+            return view.reading
+        if view.reading is None:
+            seen = "was never read"
+        else:
+            seen = f"was last read {now - view.reading.at:.0f} s ago"
+        why = f": it {view.fault.what}" if view.fault else ""
+        raise NoReading(
+            f"{self._name} {seen}{why}; `espcli device {self._name} update` asks it now."
+        )
+
+    def _require_pins(self, pins: tuple[int, ...]) -> None:
+        view = self._session.store.view(self._name)
+        parse.known_pins(pins, view.device, view.reading.decoded().gpio if view.reading else None)
+
+    def _require_sensor(self, device: Device, sensor: str) -> None:
+        if sensor not in device.dht22:
+            there = ", ".join(sorted(device.dht22)) or "none"
+            raise UsageError(f"{device.name} has no DHT22 named {sensor!r}; it has: {there}.")
+
+
+class RequestWords:
+    """Calls the board directly, past its lock: what the collector is doing is not waited for."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self._session, self._name = session, name
+
+    @verb
+    def get_basic(self) -> Lines:
+        """The board's whole answer to `GET /`: gpio, temperature, id and more."""
+        return self._send(GET_BASIC)
+
+    @verb
+    def set_gpio(self, pin: str, value: str) -> Lines:
+        """Sets pins (`4` or `4,5`) to 0 or 1. Past the lock: jobs may set them back."""
+        return self._send(set_gpio(parse.pins(pin), parse.count(value, "VALUE", 0, 1)))
+
+    @verb
+    def flip_gpio(self, pin: str) -> Lines:
+        """Toggles pins (`4` or `4,5`). Past the lock: jobs may set them back."""
+        return self._send(set_gpio(parse.pins(pin), 2))
+
+    @verb
+    def get_adc(self, read_pin: str, power_pin: str = "", samples: str = "1") -> Lines:
+        """Samples the ADC at READ_PIN, with POWER_PIN high meanwhile."""
+        power = parse.pin(power_pin) if power_pin else None
+        return self._send(
+            read_adc(parse.pin(read_pin), power, parse.count(samples, "SAMPLES", 1, 1000))
+        )
+
+    @verb
+    def get_dht22(self, read_pin: str) -> Lines:
+        """Reads a DHT22 at READ_PIN: °C and % humidity."""
+        return self._send(read_dht22(parse.pin(read_pin)))
+
+    @verb
+    def set_host(self, ip: str) -> Lines:
+        """Tells the board who manages it (`espnet_host` in its answers)."""
+        return self._send(set_host(ip))
+
+    def _send(self, call: Call) -> Lines:
+        device = self._session.store.device(self._name)
+        body = client.send(device.address, call, self._session.config.timeout_s)
+        return Lines(parse_any(device.address, body))
+
+
+def _pins_text(pins: tuple[int, ...]) -> str:
+    if not pins:
+        return "no pins"
+    return f"pin{'s' if len(pins) > 1 else ''} {', '.join(map(str, pins))}"

@@ -1,0 +1,44 @@
+"""What every command shares: settings, the store, this process's name. Made when first needed."""
+
+import functools
+
+from espnet import config, server
+from espnet.clock import Clock, SystemClock
+from espnet.store import Store
+
+
+class Session:
+    """One run of the command line."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+
+    @functools.cached_property
+    def config(self) -> config.Config:
+        """The settings that the environment gives."""
+        return config.from_environment()
+
+    @functools.cached_property
+    def server(self) -> server.Server:
+        """The Redis that is used; the embedded one is started when there is no other."""
+        return server.find(self.config.redis_url, self.config.data_dir)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        return Store(
+            self.server.url, prefix=self.config.prefix, max_samples=self.config.max_samples
+        )
+
+    @functools.cached_property
+    def holder(self) -> str:
+        """Who we are in locks and readings."""
+        return config.holder("cli")
+
+    @property
+    def now(self) -> float:
+        return self.clock.now()
+
+    @property
+    def lock_ttl_s(self) -> float:
+        """Longer than everything that a command does under a board's lock."""
+        return 2 * self.config.timeout_s + 5

@@ -1,0 +1,127 @@
+"""Settings: the one reader of the environment.
+
+Invariants: a `Config` is complete and checked, or there is none; a bad value is a sentence that names
+its variable. Secrets do not show in a ``repr``. What the command line says wins over the environment.
+"""
+
+import math
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from espnet.errors import UsageError
+from espnet.model import DEFAULT_INTERVAL_S, INTERVAL_RANGE_S
+from espnet.store import DEFAULT_MAX_SAMPLES
+
+LOG_FORMATS = ("text", "json")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a person may set. Times are seconds.
+
+    ``interval_s`` is the poll interval of devices without their own, ``timeout_s`` the patience with
+    one request to a board, ``upload_interval_s`` the pause between two uploads.
+    """
+
+    redis_url: str | None = None
+    prefix: str = "espnet:"
+    data_dir: Path
+    interval_s: float = DEFAULT_INTERVAL_S
+    timeout_s: float = 2.0
+    upload_interval_s: float = 15.0
+    max_samples: int = DEFAULT_MAX_SAMPLES
+    datadog_api_key: str = ""
+    datadog_app_key: str = ""
+    datadog_host: str = "https://api.datadoghq.com"
+    log_format: str = "text"
+
+    def __repr__(self) -> str:
+        return f"Config(redis_url=…, data_dir={str(self.data_dir)!r}, datadog_api_key=…)"
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
+    """The settings that the environment gives; raises `UsageError`."""
+    data_dir = environ.get("ESPNET_DATA")
+    if not data_dir:
+        import platformdirs
+
+        data_dir = str(platformdirs.user_data_path("espnet"))
+    config = Config(
+        redis_url=environ.get("REDIS_URL") or None,
+        prefix=environ.get("ESPNET_PREFIX", "espnet:"),
+        data_dir=Path(data_dir),
+        # The datadog library's own names, old and new.
+        datadog_api_key=environ.get("DATADOG_API_KEY") or environ.get("DD_API_KEY", ""),
+        datadog_app_key=environ.get("DATADOG_APP_KEY") or environ.get("DD_APP_KEY", ""),
+        datadog_host=environ.get("DATADOG_HOST") or "https://api.datadoghq.com",
+    )
+    return override(
+        config,
+        {
+            "interval_s": ("ESPNET_INTERVAL", environ.get("ESPNET_INTERVAL")),
+            "timeout_s": ("ESPNET_TIMEOUT", environ.get("ESPNET_TIMEOUT")),
+            "upload_interval_s": (
+                "ESPNET_UPLOAD_INTERVAL",
+                environ.get("ESPNET_UPLOAD_INTERVAL"),
+            ),
+            "max_samples": ("ESPNET_MAX_SAMPLES", environ.get("ESPNET_MAX_SAMPLES")),
+            "log_format": ("ESPNET_LOG_FORMAT", environ.get("ESPNET_LOG_FORMAT")),
+        },
+    )
+
+
+def override(config: Config, texts: Mapping[str, tuple[str, str | None]]) -> Config:
+    """``config`` with those settings that have a text.
+
+    ``texts`` maps a field of `Config` to the name by which a person knows it (an option, a variable)
+    and the text, None where nothing was said. Raises `UsageError`.
+    """
+    changes = {
+        field: _PARSERS[field](name, text)
+        for field, (name, text) in texts.items()
+        if text is not None and text != ""
+    }
+    return msgspec.structs.replace(config, **changes)
+
+
+def holder(role: str) -> str:
+    """What this process is called in locks and readings: unique, and telling to a person."""
+    return f"{role}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def seconds(name: str, text: str, least: float, most: float) -> float:
+    """A number of seconds within bounds; raises `UsageError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise UsageError(
+            f"{name} must be a number of seconds between {least:g} and {most:g}, not {text!r}."
+        )
+    return value
+
+
+def _max_samples(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1000):
+        raise UsageError(f"{name} must be a whole number of at least 1000, not {text!r}.")
+    return int(text)
+
+
+def _log_format(name: str, text: str) -> str:
+    if text not in LOG_FORMATS:
+        raise UsageError(f"{name} must be text or json, not {text!r}.")
+    return text
+
+
+_PARSERS: dict[str, Callable[[str, str], object]] = {
+    "interval_s": lambda name, text: seconds(name, text, *INTERVAL_RANGE_S),
+    "timeout_s": lambda name, text: seconds(name, text, 0.05, 60.0),
+    "upload_interval_s": lambda name, text: seconds(name, text, 0.1, 3600.0),
+    "max_samples": _max_samples,
+    "log_format": _log_format,
+}

@@ -1,0 +1,168 @@
+"""`espcli run`: builds the graph, runs the loops, stops in order.
+
+Invariants: the collector's heartbeat never waits for a board, a sink or Redis; the uploader has a
+thread and a Redis connection of its own. A stop claims nothing more, lets trips under way end within
+their time-outs, which releases their locks, hands unfinished uploads back, and ends with exit code 0.
+A bug in either loop ends the process with a traceback: a supervisor sees it, nobody works on half.
+
+Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` and those of `collector` and
+`uploader`.
+"""
+
+import asyncio
+import logging
+import resource
+import signal
+import sys
+import threading
+
+import structlog
+
+from espnet.clock import Clock, SystemClock
+from espnet.collector import MAX_IN_FLIGHT, Collector, Outage
+from espnet.config import Config
+from espnet.errors import StoreUnavailable
+from espnet.sinks import Sink
+from espnet.store import Store
+from espnet.uploader import Uploader
+
+#: The Datadog sink's consumer group, the name of 2021's only sink.
+DATADOG = "datadog"
+
+log = structlog.get_logger()
+
+
+def configure_logging(log_format: str) -> None:
+    """One line an event, on stderr: ``text`` for people (logfmt), ``json`` for machines."""
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"])
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def datadog_sink(config: Config) -> Sink | None:
+    """The Datadog sink, or None without a key."""
+    if not config.datadog_api_key:
+        return None
+    from espnet.sinks.datadog import Datadog
+
+    return Datadog(config.datadog_api_key, config.datadog_app_key, config.datadog_host)
+
+
+class Daemon:
+    """The collector and the uploader of one process. ``heartbeat_hz`` is claims per second."""
+
+    def __init__(
+        self,
+        config: Config,
+        redis_url: str,
+        *,
+        holder: str,
+        heartbeat_hz: float,
+        clock: Clock | None = None,
+    ) -> None:
+        self._config, self._holder, self._period_s = config, holder, 1 / heartbeat_hz
+        self._clock = clock or SystemClock()
+        self._outage = Outage()
+        self._stop_uploads = threading.Event()
+        self._store, self._upload_store = (
+            Store(redis_url, prefix=config.prefix, max_samples=config.max_samples) for _ in range(2)
+        )
+        self._sink = datadog_sink(config)
+        self._uploader = Uploader(
+            self._upload_store, DATADOG, self._sink, holder, stop=self._stop_uploads.is_set
+        )
+
+    def run(self) -> None:
+        """Runs until SIGTERM or SIGINT."""
+        import uvloop
+
+        _allow_sockets(2 * MAX_IN_FLIGHT)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        collector = Collector(
+            self._store,
+            self._clock,
+            holder=self._holder,
+            interval_s=self._config.interval_s,
+            timeout_s=self._config.timeout_s,
+            outage=self._outage,
+        )
+        log.info(
+            "collector.started",
+            holder=self._holder,
+            interval_s=self._config.interval_s,
+            timeout_s=self._config.timeout_s,
+        )
+        if self._sink is None:
+            log.warning(
+                "uploads.off",
+                reason="DATADOG_API_KEY is not set",
+                effect=f"samples wait in Redis, the newest {self._config.max_samples:,} of them",
+            )
+        uploads = asyncio.create_task(asyncio.to_thread(self._upload_until_stopped))
+        uploads.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
+        try:
+            async with asyncio.TaskGroup() as ticks:
+                await self._beat(collector, ticks, stop)
+                collector.stop()
+        finally:
+            self._stop_uploads.set()
+            await uploads
+            await collector.close()
+            self._store.close()
+            self._upload_store.close()
+        log.info("collector.stopped", holder=self._holder)
+
+    async def _beat(
+        self, collector: Collector, ticks: asyncio.TaskGroup, stop: asyncio.Event
+    ) -> None:
+        """Starts a tick every heartbeat; beats that were missed are skipped."""
+        loop = asyncio.get_running_loop()
+        beat = loop.time()
+        while not stop.is_set():
+            ticks.create_task(collector.tick(self._clock.now()))
+            beat = max(beat + self._period_s, loop.time())
+            try:
+                async with asyncio.timeout_at(beat):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    def _upload_until_stopped(self) -> None:
+        while not self._stop_uploads.is_set():
+            try:
+                self._uploader.drain(self._clock.now())
+            except StoreUnavailable as error:
+                self._outage.began(error)
+            self._stop_uploads.wait(self._config.upload_interval_s)
+        try:
+            self._uploader.close()
+        except StoreUnavailable as error:
+            self._outage.began(error)
+
+
+def _allow_sockets(wanted: int) -> None:
+    """Raises the soft limit of open files towards the hard one: every board is a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted, most), hard))
