@@ -1,0 +1,37 @@
+"""Simulated boards: the firmware of ``esp32/``, unchanged, without hardware.
+
+::
+
+    simulator   many boards in one event loop; restarts, watchdogs, ports     fleet    the same for
+       │  │                                                                            programs without
+       │  └── control   one Unix socket a board, JSON lines                            an event loop
+       │         │
+       │       board    one board's wires, faults, power, room
+       │         │  └── room    a room with a heater, as a pure formula
+       │       state    the page of memory that a board's process shares with this one
+    process ── zygote   forks board processes, which end with their parent
+       │
+    hardware/           MicroPython: stand-ins for machine, esp32, dht, network, socket
+    flash               firmware onto boards, private folders
+
+Nothing here prints or exits: it raises `SimulatorError` or calls back. `docs/simulator.md` describes
+the control protocol, the faults and the limits.
+"""
+
+from espnet.simulator.board import SimulatedBoard
+from espnet.simulator.control import Control
+from espnet.simulator.errors import SimulatorError
+from espnet.simulator.fleet import Board, Fleet
+from espnet.simulator.room import Room
+from espnet.simulator.simulator import Simulator, simulate
+
+__all__ = [
+    "Board",
+    "Control",
+    "Fleet",
+    "Room",
+    "SimulatedBoard",
+    "Simulator",
+    "SimulatorError",
+    "simulate",
+]

@@ -1,0 +1,392 @@
+"""One simulated board as the outside handles it: its wires, its power switch, its notebook.
+
+Invariants: all checks of what may be set are here, so the control socket and the Python API refuse
+the same things with the same sentence. Reading and setting wires never waits; what needs the
+board's process (`reset`, `power`, `refuse`) is a coroutine that returns when it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from espnet.simulator import room as rooms
+from espnet.simulator.errors import SimulatorError
+from espnet.simulator.room import Room, RoomState
+from espnet.simulator.state import CAUSES, FAULTS, PINS, State
+
+#: Where the simulator's own calls come from: boards neither log nor spoil these.
+OWN_ADDRESS = "127.0.0.2"
+_BACK_DOOR = "127.0.0.3"
+
+_NO_COUNT = ("refuse",)
+_ROOM_FIELDS = {f.name for f in dataclasses.fields(Room)}
+_ROOM_PINS = ("heater_pin", "dht_pin", "adc_pin")
+
+
+class Operator(Protocol):
+    """Who starts and stops the board's process."""
+
+    async def restart(self, board: SimulatedBoard, cause: str, *, wait: bool) -> None: ...
+
+    async def switch(self, board: SimulatedBoard, on: bool) -> None: ...
+
+    def monotonic_s(self) -> float: ...
+
+    def now_s(self) -> float: ...
+
+
+class SimulatedBoard:
+    """See the module. ``phase``: ``starting``, ``ready``, ``halted`` (main.py ended), ``off``."""
+
+    def __init__(
+        self,
+        number: int,
+        board_id: str,
+        port: int,
+        folder: Path,
+        control: Path,
+        seed: int,
+        operator: Operator,
+    ) -> None:
+        self.number = number
+        self.id = board_id
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+        self.folder = folder
+        self.flash = folder / "flash"
+        self.console_path = folder / "console"
+        self.state_path = folder / "state"
+        self.control = control
+        self.state = State(self.state_path, board_id=board_id, port=port, seed=seed + number)
+        self.operator = operator
+        self.phase = "off"
+        self.ready = asyncio.Event()
+        self.settled = asyncio.Event()  # ready, or it will not be by itself
+        self.pid = 0
+        self.boots = 0
+        self.room: Room | None = None
+        self.room_state = RoomState(0.0, 0.0)
+        self._changes_seen = 0
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
+
+    # Setting
+
+    def set(self, **values: Any) -> None:
+        """Sets wires: ``pins``, ``adc``, ``dht`` (by pin), ``board_c``, ``rssi``, ``wifi``, ``room``.
+
+        Everything is checked before anything is set.
+        """
+        todo: list[tuple[Any, ...]] = []
+        state = self.state
+        for name, value in values.items():
+            if name == "pins":
+                for pin, level in _by_pin(name, value):
+                    if level is not None and (isinstance(level, float) or level not in (0, 1)):
+                        raise SimulatorError(
+                            f"Pin {pin} can be driven to 0, 1 or null, not {level!r}."
+                        )
+                    todo.append((state.drive, pin, None if level is None else int(level)))
+            elif name == "adc":
+                for pin, given in _by_pin(name, value):
+                    given = given if isinstance(given, Mapping) else {"value": given}
+                    _only(f"adc {pin}", given, {"value", "noise"})
+                    level = _number("an ADC value", given.get("value", state.pin(pin).adc), 0, 4095)
+                    noise = _number("ADC noise", given.get("noise", 0), 0, 4095)
+                    todo.append((state.set_adc, pin, level, round(noise)))
+            elif name == "dht":
+                for pin, given in _by_pin(name, value):
+                    if given is None:
+                        todo.append((state.unplug_dht, pin))
+                        continue
+                    celsius, humidity = _dht(given, state.dht(pin) or (20.0, 50.0))
+                    todo.append((state.set_dht, pin, celsius, humidity))
+            elif name == "board_c":
+                todo.append((state.set_board_c, _number("board_c", value, -300, 300)))
+            elif name == "rssi":
+                todo.append((state.set_rssi, round(_number("rssi", value, -128, -1))))
+            elif name == "wifi":
+                if not isinstance(value, bool):
+                    raise SimulatorError(f"wifi is true or false, not {value!r}.")
+                todo.append((state.set_wifi, value))
+            elif name == "room":
+                todo.append((self._set_room, self._new_room(value)))
+            else:
+                raise SimulatorError(
+                    f"A board has nothing called {name!r} to set; "
+                    "it has pins, adc, dht, board_c, rssi, wifi and room."
+                )
+        for function, *arguments in todo:
+            function(*arguments)
+
+    def _new_room(self, value: Any) -> Room | None:
+        if value is None or isinstance(value, Room):
+            return value
+        if not isinstance(value, Mapping):
+            raise SimulatorError(f"A room is an object or null, not {value!r}.")
+        _only("a room", value, _ROOM_FIELDS)
+        given: dict[str, Any] = {}
+        for name, item in value.items():
+            if name in _ROOM_PINS:
+                given[name] = None if item is None else _pin(item)
+            elif name == "board":
+                given[name] = bool(item)
+            elif name in ("seed", "heater_level"):
+                given[name] = int(_number(name, item, 0, 2**31))
+            else:
+                given[name] = _number(name, item, -1e9, 1e9)
+        return dataclasses.replace(self.room or Room(), **given)
+
+    def _set_room(self, room: Room | None) -> None:
+        now_s = self.operator.monotonic_s()
+        self.tick(now_s)
+        fresh = self.room is None or (room is not None and room.start_c != self.room.start_c)
+        self.room = room
+        if room is None:
+            return
+        celsius = room.start_c if fresh else self.room_state.celsius
+        self._changes_seen = self.state.changes_ever
+        pin = room.heater_pin
+        on = pin is not None and self.state.pin(pin).level == room.heater_level
+        self.room_state = RoomState(now_s, celsius, on)
+        self._show()
+
+    def tick(self, now_s: float) -> None:
+        """Brings the room up to ``now_s`` and its sensors up to the room."""
+        if self.room is None:
+            return
+        seen, self._changes_seen = self._changes_seen, self.state.changes_ever
+        changes = self.state.changes(seen)
+        self.room_state = rooms.advance(self.room, self.room_state, changes, now_s)
+        self._show()
+
+    def power_fell(self, now_s: float) -> None:
+        """The board's pads let go at ``now_s``: the heater went off then."""
+        self.tick(now_s)
+        if self.room is not None and self.room.heater_pin is not None:
+            level = self.state.pin(self.room.heater_pin).level
+            self.room_state = dataclasses.replace(
+                self.room_state, heating=level == self.room.heater_level
+            )
+
+    def _show(self) -> None:
+        room = self.room
+        assert room is not None
+        celsius = rooms.shown(room, self.room_state)
+        if room.dht_pin is not None:
+            self.state.set_dht(room.dht_pin, celsius, room.humidity)
+        if room.adc_pin is not None:
+            self.state.set_adc(room.adc_pin, room.adc_zero + room.adc_per_c * celsius)
+        if room.board:
+            self.state.set_board_c(celsius + room.board_above_c)
+
+    # Faults
+
+    async def fault(
+        self,
+        kind: str,
+        *,
+        count: int | None = None,
+        path: str | None = None,
+        pin: int | None = None,
+        bytes_per_s: int | None = None,
+        keys: list[str] | None = None,
+        for_s: float | None = None,
+    ) -> None:
+        """Sets a fault, for ever or for the next ``count`` requests or for ``for_s`` seconds."""
+        if kind not in FAULTS:
+            raise SimulatorError(f"There is no fault {kind!r}; there are {', '.join(FAULTS)}.")
+        if count is not None and (kind in _NO_COUNT or not _number("count", count, 0, 2**31) >= 1):
+            raise SimulatorError(
+                f"{kind} takes no count {count!r}: a count is at least 1, and nobody counts "
+                "connections that are refused; use for_s, or rst with a count."
+            )
+        if path is not None and (
+            kind in ("refuse", "sensor")
+            or not isinstance(path, str)
+            or not path.startswith("/")
+            or len(path.encode()) > 47
+        ):
+            raise SimulatorError(
+                f"{kind} cannot be for the path {path!r}; a path begins with / and has at most 47 "
+                "bytes, and refuse and sensor have none."
+            )
+        if pin is not None and kind != "sensor":
+            raise SimulatorError(f"{kind} is not about a pin; only sensor is.")
+        if keys is not None and (
+            kind != "missing_keys"
+            or not isinstance(keys, list)
+            or not all(isinstance(key, str) and "," not in key for key in keys)
+            or not 1 <= len(",".join(keys).encode()) <= 71
+        ):
+            raise SimulatorError(
+                f"{kind} does not take the keys {keys!r}; missing_keys takes a list of names, "
+                "71 bytes in all."
+            )
+        if bytes_per_s is not None and kind != "slow":
+            raise SimulatorError(f"{kind} has no bytes_per_s; only slow has.")
+        rate = 20 if bytes_per_s is None else round(_number("bytes_per_s", bytes_per_s, 1, 65535))
+        seconds = None if for_s is None else _number("for_s", for_s, 0.001, 1e6)
+        if kind == "refuse":
+            await self._refuse(True)
+        elif not self.state.set_fault(
+            kind,
+            count=None if count is None else int(count),
+            path=path or "",
+            pin=None if pin is None else _pin(pin),
+            bytes_per_s=rate,
+            keys=",".join(keys or ["f", "gpio"]) if kind == "missing_keys" else "",
+        ):
+            raise SimulatorError("Eight faults are set already; clear some first.")
+        self._forget_expiry(kind)
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._expiries[kind] = loop.call_later(seconds, self._expire, kind)
+
+    def _expire(self, kind: str) -> None:
+        self._expiries.pop(kind, None)
+        self._clearing = asyncio.get_running_loop().create_task(self.clear(kind))
+
+    def _forget_expiry(self, kind: str) -> None:
+        timer = self._expiries.pop(kind, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def clear(self, kind: str | None = None) -> None:
+        """Clears one kind of fault, or all."""
+        if kind is not None and kind not in FAULTS:
+            raise SimulatorError(f"There is no fault {kind!r}; there are {', '.join(FAULTS)}.")
+        for expiring in [kind] if kind else list(self._expiries):
+            self._forget_expiry(expiring)
+        self.state.clear_faults(kind)
+        if kind in (None, "refuse") and self.state.refusing:
+            await self._refuse(False)
+
+    async def _refuse(self, refuse: bool) -> None:
+        """Sets the wire, then knocks, so that the board looks at it."""
+        self.state.set_refuse(refuse)
+        if self.state.phase < 2:
+            return  # it looks when it begins to listen
+        door = _BACK_DOOR if self.state.phase == 3 else "127.0.0.1"
+        try:
+            async with asyncio.timeout(2.0):
+                await call(door, self.port, b"")
+        except (OSError, TimeoutError):
+            pass  # nobody listens: then nobody can be refused either
+
+    # Power
+
+    async def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
+        """Resets the board; returns when it answers again (``wait``)."""
+        if cause not in CAUSES:
+            raise SimulatorError(f"{cause!r} is no reset; there are {', '.join(CAUSES)}.")
+        await self.operator.restart(self, cause, wait=wait)
+
+    async def power(self, on: bool) -> None:
+        """Switches the board's power; on returns when it answers."""
+        await self.operator.switch(self, on)
+
+    def end(self) -> None:
+        """Lets go of the shared page; the board is not used any more."""
+        for kind in list(self._expiries):
+            self._forget_expiry(kind)
+        self.phase = "off"
+        self.state.close()
+
+    # Reading
+
+    def describe(self) -> dict[str, Any]:
+        state = self.state
+        timeout_ms, _ = state.watchdog()
+        return {
+            "id": self.id,
+            "address": self.address,
+            "control": str(self.control),
+            "phase": self.phase,
+            "pid": self.pid,
+            "boots": self.boots,
+            "reset_cause": state.cause,
+            "board_c": state.board_c,
+            "watchdog_ms": timeout_ms,
+            "requests": state.requests_ever,
+            "most_connections": state.most[0],
+            "most_requests": state.most[1],
+        }
+
+    def console(self) -> str:
+        """What the board printed, the last 64 KiB."""
+        try:
+            data = self.console_path.read_bytes()
+        except FileNotFoundError:
+            return ""
+        return data[-65536:].decode("utf-8", "replace")
+
+    def describe_room(self) -> dict[str, Any] | None:
+        if self.room is None:
+            return None
+        self.tick(self.operator.monotonic_s())
+        now = {"celsius": self.room_state.celsius, "heating": self.room_state.heating}
+        return {**dataclasses.asdict(self.room), **now}
+
+
+async def call(host: str, port: int, request: bytes) -> bytes:
+    """Connects as the simulator itself, sends ``request`` and returns what came until the end."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as wire:
+        wire.setblocking(False)
+        wire.bind((OWN_ADDRESS, 0))
+        await loop.sock_connect(wire, (host, port))
+        if request:
+            await loop.sock_sendall(wire, request)
+        answer = b""
+        while data := await loop.sock_recv(wire, 65536):
+            answer += data
+        return answer
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise SimulatorError(f"{name} is a number from {low:g} to {high:g}, not {value!r}.")
+    return value
+
+
+def _pin(value: Any) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not text.isdecimal() or int(text) not in PINS:
+        raise SimulatorError(f"The ESP32 has no pin {value!r}; it has 0-19, 21-23, 25-27, 32-39.")
+    return int(text)
+
+
+def _by_pin(name: str, value: Any) -> list[tuple[int, Any]]:
+    if not isinstance(value, Mapping):
+        raise SimulatorError(f'{name} is an object of pins, such as {{"4": 1}}, not {value!r}.')
+    return [(_pin(pin), item) for pin, item in value.items()]
+
+
+def _only(what: str, given: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(str(name) for name in given if name not in known)
+    if unknown:
+        raise SimulatorError(
+            f"{what[0].upper()}{what[1:]} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+        )
+
+
+def _dht(given: Any, before: tuple[float, float]) -> tuple[float, float]:
+    if isinstance(given, Mapping):
+        _only("a DHT", given, {"temp", "humidity"})
+        celsius, humidity = given.get("temp", before[0]), given.get("humidity", before[1])
+    elif isinstance(given, (list, tuple)) and len(given) == 2:
+        celsius, humidity = given
+    else:
+        celsius, humidity = given, before[1]
+    return _number("temp", celsius, -40, 80), _number("humidity", humidity, 0, 100)

@@ -1,0 +1,218 @@
+"""The control socket of a board: JSON lines over a Unix socket that only its owner can open.
+
+`docs/simulator.md` is the protocol's description. Invariants: every line is answered by one line,
+``{"ok": true, …}`` or ``{"ok": false, "error": sentence}``; nothing that comes in ends the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from espnet.simulator.board import SimulatedBoard
+from espnet.simulator.errors import SimulatorError
+from espnet.simulator.state import PINS
+
+_LINE_LIMIT = 65536
+_VERBS = ("get", "set", "fault", "clear", "reset", "power")
+_GET = ("board", "pins", "dht", "requests", "faults", "room", "flash", "file", "console")
+
+
+async def serve(board: SimulatedBoard) -> asyncio.Server:
+    """Opens the board's control socket."""
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await _converse(board, reader, writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the client went, or the simulator ends
+        finally:
+            writer.close()
+
+    server = await asyncio.start_unix_server(client, str(board.control), limit=_LINE_LIMIT)
+    board.control.chmod(0o600)
+    return server
+
+
+async def _converse(
+    board: SimulatedBoard, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    while True:
+        try:
+            line = await reader.readuntil(b"\n")
+        except asyncio.IncompleteReadError as e:
+            if not e.partial.strip():
+                return
+            line = e.partial
+        except asyncio.LimitOverrunError:
+            answer = _error(f"A line has at most {_LINE_LIMIT} bytes; this connection ends here.")
+            writer.write(answer)
+            await writer.drain()
+            return
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            writer.write(_error('That line is not JSON; send one object a line: {"get": "pins"}.'))
+        else:
+            try:
+                found = await handle(board, request)
+                writer.write(json.dumps({"ok": True, **found}).encode() + b"\n")
+            except SimulatorError as e:
+                writer.write(_error(str(e)))
+        await writer.drain()
+
+
+def _error(sentence: str) -> bytes:
+    return json.dumps({"ok": False, "error": sentence}).encode() + b"\n"
+
+
+async def handle(board: SimulatedBoard, request: Any) -> dict[str, Any]:
+    """Carries out one request and returns what the answer holds besides ``ok``."""
+    verbs = [verb for verb in _VERBS if isinstance(request, dict) and verb in request]
+    if len(verbs) != 1:
+        raise SimulatorError(f"A request is an object with one of {', '.join(_VERBS)}.")
+    verb = verbs[0]
+    value = request[verb]
+    rest = {name: item for name, item in request.items() if name != verb}
+    if verb == "get":
+        return _get(board, value, rest)
+    if verb == "set":
+        _nothing_else(verb, rest)
+        if not isinstance(value, dict):
+            raise SimulatorError('set takes an object, such as {"set": {"adc": {"36": 2048}}}.')
+        board.set(**value)
+    elif verb == "fault":
+        known = ("count", "path", "pin", "bytes_per_s", "keys", "for_s")
+        _nothing_else(verb, {name: item for name, item in rest.items() if name not in known})
+        await board.fault(value if isinstance(value, str) else repr(value), **rest)
+    elif verb == "clear":
+        _nothing_else(verb, rest)
+        await board.clear(value if value is None or isinstance(value, str) else repr(value))
+    elif verb == "reset":
+        wait = rest.pop("wait", True)
+        _nothing_else(verb, rest)
+        await board.reset(value if isinstance(value, str) else repr(value), wait=bool(wait))
+    else:
+        _nothing_else(verb, rest)
+        if value not in ("on", "off"):
+            raise SimulatorError(f"power is on or off, not {value!r}.")
+        await board.power(value == "on")
+    return {}
+
+
+def _nothing_else(verb: str, rest: dict[str, Any]) -> None:
+    if rest:
+        raise SimulatorError(f"{verb} does not know {', '.join(sorted(rest))}.")
+
+
+def _get(board: SimulatedBoard, what: Any, rest: dict[str, Any]) -> dict[str, Any]:
+    if what not in _GET:
+        raise SimulatorError(f"There is no {what!r} to get; there are {', '.join(_GET)}.")
+    allowed = {"requests": ("since",), "file": ("name",)}.get(what, ())
+    _nothing_else("get", {name: item for name, item in rest.items() if name not in allowed})
+    state = board.state
+    if what == "board":
+        return {"board": board.describe()}
+    if what == "pins":
+        pins = [dataclasses.asdict(state.pin(n)) for n in PINS]
+        return {"pins": {str(pin.pop("pin")): pin for pin in pins}}
+    if what == "dht":
+        found = {str(n): state.dht(n) for n in PINS}
+        return {
+            "dht": {n: {"temp": d[0], "humidity": d[1]} for n, d in found.items() if d is not None}
+        }
+    if what == "requests":
+        since = rest.get("since", 0)
+        if isinstance(since, bool) or not isinstance(since, int):
+            raise SimulatorError(f"since is the number of a request, not {since!r}.")
+        wall_s = board.operator.now_s() - board.operator.monotonic_s()
+        entries = [dataclasses.asdict(entry) for entry in state.requests(since)]
+        for entry in entries:
+            entry["time"] = round(entry["at_s"] + wall_s, 6)
+        return {"requests": entries, "next": state.requests_ever}
+    if what == "faults":
+        return {"faults": state.faults()}
+    if what == "room":
+        return {"room": board.describe_room()}
+    if what == "console":
+        return {"console": board.console()}
+    if what == "flash":
+        files = sorted(path for path in board.flash.rglob("*") if path.is_file())
+        return {"flash": {str(f.relative_to(board.flash)): f.stat().st_size for f in files}}
+    return {"file": base64.b64encode(_file(board, rest.get("name")).read_bytes()).decode()}
+
+
+def _file(board: SimulatedBoard, name: Any) -> Path:
+    if isinstance(name, str) and "\0" not in name:
+        flash = board.flash.resolve()
+        path = (flash / name.lstrip("/")).resolve()
+        if path.is_relative_to(flash) and path.is_file():
+            return path
+    raise SimulatorError(f'The board has no file {name!r}; {{"get": "flash"}} lists what it has.')
+
+
+class Control:
+    """A client of one board's control socket, for tests and scripts.
+
+    ``control.get("pins")`` returns what was asked for; ``set``, ``fault``, ``clear``, ``reset`` and
+    ``power`` return when it is done. A refusal raises `SimulatorError` with the board's sentence.
+    """
+
+    def __init__(self, path: str | Path, timeout_s: float = 30.0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.connect(str(path))
+        except OSError as e:
+            self._socket.close()
+            raise SimulatorError(
+                f"No simulated board listens at {path} ({e.strerror}); is the simulator running?"
+            ) from e
+        self._lines = self._socket.makefile("rb")
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Sends one request and returns the answer's object."""
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        line = self._lines.readline()
+        if not line:
+            raise SimulatorError("The simulator closed the control socket; is it still running?")
+        answer: dict[str, Any] = json.loads(line)
+        if not answer.pop("ok"):
+            raise SimulatorError(answer["error"])
+        return answer
+
+    def get(self, what: str, **options: Any) -> Any:
+        return self.ask({"get": what, **options})[what]
+
+    def set(self, **values: Any) -> None:
+        self.ask({"set": values})
+
+    def fault(self, kind: str, **options: Any) -> None:
+        self.ask({"fault": kind, **options})
+
+    def clear(self, kind: str | None = None) -> None:
+        self.ask({"clear": kind})
+
+    def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
+        self.ask({"reset": cause, "wait": wait})
+
+    def power(self, on: bool) -> None:
+        self.ask({"power": "on" if on else "off"})
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()

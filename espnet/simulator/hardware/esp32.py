@@ -1,0 +1,39 @@
+"""MicroPython. Stand-in for the module `esp32`.
+
+The original chip has `raw_temperature` (°F), the later ones `mcu_temperature` (°C): `launch.py`
+takes away what the board's chip lacks.
+"""
+
+import struct
+
+from _pads import mem
+from micropython import const
+
+_BOARD_CENTI_C = const(20)
+
+HEAP_DATA = 4
+HEAP_EXEC = 1
+
+
+def _celsius():
+    return struct.unpack_from("<h", mem, _BOARD_CENTI_C)[0] / 100
+
+
+def raw_temperature():
+    return round(_celsius() * 9 / 5 + 32)
+
+
+def mcu_temperature():
+    return round(_celsius())
+
+
+def idf_heap_info(capabilities):
+    # (total, free, largest free block, least free ever): a board with Wi-Fi up and one socket
+    if capabilities == HEAP_EXEC:
+        return [(113840, 40932, 31744, 40688), (15072, 15036, 14848, 15036)]
+    return [
+        (7288, 0, 0, 0),
+        (16648, 4, 0, 4),
+        (81536, 37788, 31744, 33004),
+        (15072, 15036, 14848, 15036),
+    ]

@@ -1,0 +1,378 @@
+"""Many simulated boards in one event loop: starts them, watches them, restarts what dies.
+
+Invariants: one task at a time acts on a board's power; a board that dies unasked is reported and
+comes back as after a watchdog reset, ever more slowly while it keeps dying; when `stop` returns, no
+process, socket or private folder is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from espnet.clock import Clock, SystemClock
+from espnet.simulator import control, flash
+from espnet.simulator.board import SimulatedBoard, call
+from espnet.simulator.errors import SimulatorError
+from espnet.simulator.process import Launcher, find_micropython
+from espnet.simulator.state import SIZE
+
+_LAUNCH = Path(__file__).with_name("hardware") / "launch.py"
+
+#: The exit code of `launch.py` when main.py ended: the board sits at its prompt.
+_HALTED = 3
+_START_TIMEOUT_S = 30.0
+_STARTS_AT_ONCE = 16
+_RESTART_DELAY_S = (0.0, 0.2, 5.0)  # first, from the second on doubling, at most
+_TICK_S = 0.05
+_CONSOLE_LIMIT = 1 << 18
+
+#: What ``on_event`` is called with: the board, one of these words, and details in a few words.
+#: ``ready`` (first start), ``reset`` (cause), ``died`` (how), ``halted``, ``silent``, ``off``.
+OnEvent = Callable[[SimulatedBoard, str, str], None]
+
+
+def board_ids(seed: int, count: int) -> list[str]:
+    """Hardware ids, the same for the same seed; the first three look like numbers.
+
+    Ids such as ``2e9672320848`` and ``103466711205`` are what mangles on its way through programs
+    that guess types, so every fleet has some.
+    """
+    found: list[str] = []
+    n = 0
+    while len(found) < count:
+        digest = hashlib.sha256(f"espnet/{seed}/{n}".encode()).hexdigest()
+        digits = str(int(digest, 16))[-12:].zfill(12)
+        shape = n % 10
+        made = {0: "2e" + digits[:10], 1: "1" + digits[:11], 2: "1e" + digits[:10]}.get(shape)
+        made = made or digest[:12]
+        if made not in found[-64:] and made not in set(found):
+            found.append(made)
+        n += 1
+    return found
+
+
+class Simulator:
+    """``async with Simulator(3) as simulator: simulator.boards …``: ready when entered.
+
+    ``heap``: MicroPython's ``-X heapsize``, None for the port's default. ``directory``: where boards
+    keep their flash; without it a private folder that is removed. ``port``: the first board's port,
+    the others follow; without it free ports are found. ``chip``: decides which temperature sensor
+    the module `esp32` has.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        firmware: Path | None = None,
+        directory: Path | None = None,
+        heap: str | None = "112K",
+        compiled: bool = False,
+        port: int | None = None,
+        chip: str = "esp32",
+        on_ready: Callable[[SimulatedBoard], None] | None = None,
+        on_event: OnEvent | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if count < 1:
+            raise SimulatorError(f"{count} boards cannot be simulated; ask for 1 or more.")
+        self._count, self._seed, self._firmware, self._directory = count, seed, firmware, directory
+        self._heap, self._compiled, self._port, self._chip = heap, compiled, port, chip
+        self._on_ready, self._on_event = on_ready, on_event
+        self._clock = clock or SystemClock()
+        self.boards: list[SimulatedBoard] = []
+        self._launcher = Launcher(self._ended)
+        self._gate = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._next: dict[int, str] = {}
+        self._failures: dict[int, int] = {}
+        self._fed: dict[int, tuple[int, float]] = {}
+        self._reserved: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._locks: list[IO[str]] = []
+        self._runtime: Path | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Starts every board; returns when each answered ``GET /``."""
+        try:
+            await self._prepare()
+            self._ticker = asyncio.create_task(self._tick())
+            for board in self.boards:
+                self._begin(board, "power")
+            for board in self.boards:
+                await self._until_ready(board)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _prepare(self) -> None:
+        find_micropython()
+        runtime, lock = flash.runtime_folder()
+        self._runtime = runtime
+        self._locks.append(lock)
+        home = runtime
+        if self._directory is not None:
+            home = self._directory.resolve()
+            self._locks.append(flash.lock_folder(home))
+        firmware = self._firmware or flash.find_firmware()
+        prepared = runtime / "firmware"
+        await asyncio.to_thread(flash.prepare, firmware, prepared, compiled=self._compiled)
+        for number, board_id in enumerate(board_ids(self._seed, self._count)):
+            folder = home / board_id
+            folder.mkdir(exist_ok=True)
+            flash.put(prepared, folder / "flash")
+            board = SimulatedBoard(
+                number,
+                board_id,
+                self._reserve(number),
+                folder,
+                runtime / f"{board_id}.sock",
+                self._seed,
+                self,
+            )
+            self.boards.append(board)
+            self._servers.append(await control.serve(board))
+
+    def _reserve(self, number: int) -> int:
+        """Binds the board's port without listening: nobody else gets it, and nobody is answered.
+
+        The board binds it too (both with SO_REUSEADDR, one of them listens).
+        """
+        reserved = socket.socket()
+        self._reserved.append(reserved)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port = 0 if self._port is None else self._port + number
+        try:
+            reserved.bind(("127.0.0.1", port))
+        except OSError as e:
+            raise SimulatorError(
+                f"Port {port} of 127.0.0.1 is taken ({e.strerror}); name another first port."
+            ) from e
+        return int(reserved.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Ends every board and removes what was private. Any number of times."""
+        tasks = [*self._tasks.values(), *([self._ticker] if self._ticker else [])]
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._launcher.stop()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for reserved in self._reserved:
+            reserved.close()
+        self._reserved.clear()
+        for board in self.boards:
+            board.end()
+        if self._runtime is not None:
+            await asyncio.to_thread(shutil.rmtree, self._runtime, ignore_errors=True)
+            self._runtime = None
+        for lock in self._locks:
+            lock.close()
+        self._locks.clear()
+
+    async def __aenter__(self) -> Simulator:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # Operating one board
+
+    def monotonic_s(self) -> float:
+        return self._clock.monotonic()
+
+    def now_s(self) -> float:
+        return self._clock.now()
+
+    async def restart(self, board: SimulatedBoard, cause: str, *, wait: bool) -> None:
+        self._failures[board.number] = 0
+        self._unready(board)
+        if self._launcher.runs(board.number):
+            self._next[board.number] = cause
+            await self._launcher.kill(board.number)
+        else:
+            self._begin(board, cause)
+        if wait:
+            await self._until_ready(board)
+
+    async def switch(self, board: SimulatedBoard, on: bool) -> None:
+        if on:
+            if board.phase == "off":
+                await self.restart(board, "power", wait=True)
+            return
+        if board.phase == "off":
+            return
+        self._next[board.number] = "off"
+        self._unready(board)
+        if self._launcher.runs(board.number):
+            await self._launcher.kill(board.number)
+            await board.settled.wait()
+        else:
+            self._ended(board.number, 0)
+
+    async def _until_ready(self, board: SimulatedBoard) -> None:
+        await board.settled.wait()
+        if not board.ready.is_set():
+            raise SimulatorError(
+                f"Board {board.id} at {board.address} does not answer ({board.phase}); "
+                f"it printed: {board.console()[-300:].strip() or 'nothing'}"
+            )
+
+    def _unready(self, board: SimulatedBoard) -> None:
+        board.ready.clear()
+        board.settled.clear()
+
+    def _settle(self, board: SimulatedBoard, phase: str, word: str, detail: str) -> None:
+        board.phase = phase
+        if phase == "ready":
+            board.ready.set()
+        board.settled.set()
+        if self._on_event is not None:
+            self._on_event(board, word, detail)
+
+    def _begin(self, board: SimulatedBoard, cause: str, delay_s: float = 0.0) -> None:
+        board.phase = "starting"
+        self._unready(board)
+        waiting = self._tasks.pop(board.number, None)
+        if waiting is not None:
+            waiting.cancel()
+        self._tasks[board.number] = asyncio.create_task(self._boot(board, cause, delay_s))
+
+    async def _boot(self, board: SimulatedBoard, cause: str, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        async with self._gate:
+            board.state.begin_boot(cause)
+            board.power_fell(self.monotonic_s())
+            self._fed.pop(board.number, None)
+            board.boots += 1
+            heap = ["-X", f"heapsize={self._heap}"] if self._heap else []
+            arguments = ["ADDRESS", str(SIZE), self._chip, str(board.flash)]
+            order = {
+                "state": str(board.state_path),
+                "size": SIZE,
+                "console": str(board.console_path),
+                "argv": ["micropython", *heap, str(_LAUNCH), *arguments],
+            }
+            board.pid = await self._launcher.start(board.number, order)
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    await self._until_answer(board)
+            except TimeoutError:
+                self._settle(board, "silent", "silent", "it does not answer GET /")
+                return
+        first = board.boots == 1
+        self._failures[board.number] = 0
+        self._settle(board, "ready", *(("ready", board.address) if first else ("reset", cause)))
+        if first and self._on_ready is not None:
+            self._on_ready(board)
+
+    async def _until_answer(self, board: SimulatedBoard) -> None:
+        """Until the board answers GET / (or refuses, as it was told to): it shares a page, no event."""
+        request = b"GET / HTTP/1.1\r\nHost: board\r\nConnection: close\r\n\r\n"
+        while board.state.phase != 3:
+            await asyncio.sleep(0.004)
+            if board.state.phase != 2:
+                continue
+            try:
+                async with asyncio.timeout(5.0):
+                    answer = await call("127.0.0.1", board.port, request)
+            except (OSError, TimeoutError):
+                continue
+            if answer.startswith(b"HTTP/1.") and answer[8:12] == b" 200":
+                return
+
+    def _ended(self, number: int, status: int) -> None:
+        """A board's process ended: because it was told to, by itself, or by accident."""
+        board = self.boards[number]
+        board.pid = 0
+        self._unready(board)
+        task = self._tasks.pop(number, None)
+        if task is not None:
+            task.cancel()
+        now_s = self.monotonic_s()
+        board.tick(now_s)
+        asked = self._next.pop(number, None) or board.state.wanted_reset
+        if asked == "off":
+            board.state.begin_boot("power")
+            board.power_fell(now_s)
+            self._settle(board, "off", "off", "")
+            return
+        if asked is None and status == _HALTED:
+            self._settle(board, "halted", "halted", "main.py ended; only a reset brings it back")
+            return
+        if asked is None:
+            how = f"signal {-status}" if status < 0 else f"exit code {status}"
+            if self._on_event is not None:
+                self._on_event(board, "died", how)
+        self._begin(board, asked or "watchdog", self._delay_s(number))
+
+    def _delay_s(self, number: int) -> float:
+        """How long to wait before this restart: longer each time nothing answered in between."""
+        failures = self._failures.get(number, 0)
+        self._failures[number] = failures + 1
+        first, second, most = _RESTART_DELAY_S
+        return first if failures == 0 else min(second * 2 ** min(failures - 1, 10), most)
+
+    # Watching
+
+    async def _tick(self) -> None:
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            ticks += 1
+            now_s = self.monotonic_s()
+            for board in self.boards:
+                if board.room is not None:
+                    board.tick(now_s)
+            if ticks % 2 == 0:
+                await self._watchdogs(now_s)
+            if ticks % 200 == 0:
+                self._shorten_consoles()
+
+    async def _watchdogs(self, now_s: float) -> None:
+        for board in self.boards:
+            timeout_ms, fed = board.state.watchdog()
+            if not timeout_ms or board.phase == "off":
+                continue
+            seen, since_s = self._fed.get(board.number, (-1, now_s))
+            if fed != seen:
+                self._fed[board.number] = (fed, now_s)
+            elif now_s - since_s > timeout_ms / 1000:
+                del self._fed[board.number]
+                if self._launcher.runs(board.number):
+                    self._next[board.number] = "watchdog"
+                    await self._launcher.kill(board.number)
+                elif board.phase == "halted":
+                    self._begin(board, "watchdog", self._delay_s(board.number))
+
+    def _shorten_consoles(self) -> None:
+        for board in self.boards:
+            try:
+                if board.console_path.stat().st_size > _CONSOLE_LIMIT:
+                    os.truncate(board.console_path, 0)
+            except FileNotFoundError:
+                continue
+
+
+async def simulate(count: int, **options: Any) -> None:
+    """Runs ``count`` boards until cancelled. Options as `Simulator`'s."""
+    async with Simulator(count, **options):
+        await asyncio.Event().wait()
