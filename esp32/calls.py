@@ -7,17 +7,19 @@ is the contract in full; it is compatible with the boards of 2021.
 import binascii
 import os
 
+import bodies
 import fields
 import flash
 import hardware
+from http1 import JSON, Refusal, Stream
+from micropython import const
 from version import VERSION
-from web import CONTROL, JSON, PUBLIC, READ, Refusal, Stream
+from web import CONTROL, PUBLIC, READ
 
-HOST_FILE = "host.json"
-PAGE_FILE = "ui.html"
-PAGE_PIECE = 1024
-
-SAMPLES_DEFAULT = 20
+_HOST_FILE = "host.json"
+_PAGE_FILE = "ui.html"
+_PAGE_PIECE = const(1024)
+_SAMPLES_DEFAULT = const(20)
 
 
 class Calls:
@@ -27,7 +29,7 @@ class Calls:
         self.clock = clock
         self.memory = memory
         self.id = hardware.board_id()
-        self.host = flash.load(HOST_FILE, {}).get("espnet_host", "")
+        self.host = flash.load(_HOST_FILE, {}).get("espnet_host", "")
         # What stays the same until the next boot, as JSON text made once: GET / is asked for ever.
         boot = binascii.hexlify(os.urandom(8)).decode()
         self._constant = (
@@ -55,12 +57,12 @@ class Calls:
 
     async def page(self, request):
         """GET /ui: the page for people, straight from flash."""
-        length = os.stat(PAGE_FILE)[6]
-        return Stream("text/html; charset=utf-8", length, _file_pieces(PAGE_FILE))
+        length = os.stat(_PAGE_FILE)[6]
+        return Stream("text/html; charset=utf-8", length, _file_pieces(_PAGE_FILE))
 
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2."""
-        body = fields.read(request)
+        body = bodies.read(request)
         pins = fields.pins(body, "pin")
         value = fields.whole(body, "value", 0, 2)
         for pin in pins:
@@ -74,7 +76,7 @@ class Calls:
 
     async def adc(self, request):
         """POST /adc: sample an analogue pin, while another pin powers what is measured."""
-        body = fields.read(request)
+        body = bodies.read(request)
         read_pin = fields.pin(body, "read_pin")
         if read_pin not in hardware.ANALOGUE:
             raise Refusal(422, "read_pin must be an analogue input, 32 to 39", "read_pin")
@@ -84,7 +86,7 @@ class Calls:
             _check_writable(power_pin, "power_pin")
             if power_pin == read_pin:
                 raise Refusal(422, "power_pin must not be read_pin", "power_pin")
-        samples = SAMPLES_DEFAULT
+        samples = _SAMPLES_DEFAULT
         if body.get("samples") not in (None, ""):
             samples = fields.whole(body, "samples", 1, hardware.SAMPLES_MAX)
         try:
@@ -103,7 +105,7 @@ class Calls:
 
     async def dht22(self, request):
         """POST /dht22: one fresh measurement; nothing is remembered."""
-        pin = fields.pin(fields.read(request), "read_pin")
+        pin = fields.pin(bodies.read(request), "read_pin")
         _check_writable(pin, "read_pin")  # the sensor's protocol drives the line
         try:
             celsius, humidity = hardware.read_dht22(pin)
@@ -113,10 +115,10 @@ class Calls:
 
     async def set_host(self, request):
         """POST /set_host: remember, across resets, where EspNet is."""
-        host = fields.ipv4(fields.read(request), "ip")
+        host = fields.ipv4(bodies.read(request), "ip")
         if host != self.host:  # flash wears out
             try:
-                flash.save(HOST_FILE, {"espnet_host": host})
+                flash.save(_HOST_FILE, {"espnet_host": host})
             except OSError as error:
                 raise Refusal(503, f"the address could not be kept on flash: {error}") from error
             self.host = host
@@ -126,7 +128,7 @@ class Calls:
 def _file_pieces(name):
     with open(name, "rb") as file:
         while True:
-            piece = file.read(PAGE_PIECE)
+            piece = file.read(_PAGE_PIECE)
             if not piece:
                 return
             yield piece

@@ -17,22 +17,23 @@ from array import array
 import dht
 import machine
 from machine import ADC, Pin
+from micropython import const
 
 import esp32
 
-TOGGLE = 2
+TOGGLE = const(2)
 
 READABLE = tuple(
     [pin for pin in range(40) if not 6 <= pin <= 11 and pin not in (20, 24, 28, 29, 30, 31)]
 )
 ANALOGUE = (32, 33, 34, 35, 36, 37, 38, 39)
 
-SAMPLES_MAX = 1000
+SAMPLES_MAX = const(1000)
 #: One sample is the mean of 20 readings spread over 10 ms (half a period of 50 Hz hum) or a little
 #: more. Between slices the other tasks run.
-SLICES_PER_SAMPLE = 5
-READINGS_PER_SLICE = 4
-SLICE_MS = 2
+_SLICES = const(5)
+_READINGS = const(4)  # in each slice
+_SLICE_MS = const(2)
 
 # One measurement at a time: two that share a power pin would switch it off under each other.
 _measuring = asyncio.Lock()
@@ -163,11 +164,11 @@ async def sample_adc(read_pin, power_pin, samples):
             started_us = time.ticks_us()
             for index in range(samples):
                 total = 0
-                for _ in range(SLICES_PER_SAMPLE):
-                    await asyncio.sleep_ms(SLICE_MS)
-                    for _ in range(READINGS_PER_SLICE):
+                for _ in range(_SLICES):
+                    await asyncio.sleep_ms(_SLICE_MS)
+                    for _ in range(_READINGS):
                         total += adc.read_u16()
-                data[index] = total // (SLICES_PER_SAMPLE * READINGS_PER_SLICE) >> 4
+                data[index] = total // (_SLICES * _READINGS) >> 4
             return data, time.ticks_diff(time.ticks_us(), started_us)
         except (OSError, ValueError) as error:
             raise HardwareError(f"the converter on pin {read_pin} failed: {error}") from error

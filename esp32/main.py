@@ -7,14 +7,17 @@ import asyncio
 import gc
 import sys
 
+from web import Server  # the largest first: source is compiled here, which takes an empty heap
+
+# isort: split
 import wifi
 from calls import Calls
 from clock import Clock
 from memory import Memory
-from web import Server
+from micropython import const
 
-PORT = 80
-TICK_MS = 500
+PORT = const(80)
+TICK_MS = const(500)
 
 clock = Clock()
 memory = Memory()
@@ -37,7 +40,7 @@ async def for_ever(start):
     while True:
         try:
             await start()
-        except Exception as error:  # noqa: BLE001 - the board must go on, whatever it was
+        except Exception as error:
             sys.print_exception(error)
         gc.collect()
         await asyncio.sleep(1)
@@ -57,7 +60,7 @@ def main():
     while tasks:
         try:
             asyncio.get_event_loop().run_forever()
-        except Exception as error:  # noqa: BLE001 - the loop's own; its tasks are all still there
+        except Exception as error:
             sys.print_exception(error)
             gc.collect()
 

@@ -20,151 +20,35 @@ import socket
 import sys
 from asyncio import core
 
+from http1 import HEAD_MAX, JSON, Refusal, Stream, last_word, parse_head, response
+from micropython import const
+
 PUBLIC = "public"
 READ = "read"
 CONTROL = "control"
 
-JSON = "application/json"
+_CONNECTIONS_MAX = const(8)  # of the ten or so sockets that the IP stack of a board has
+_BACKLOG = const(8)
+_PIECE_MAX = const(1024)
+_LINGER_MAX = const(65536)
 
-CONNECTIONS_MAX = 8  # of the ten or so sockets that the IP stack of a board has
-BACKLOG = 8
-HEAD_MAX = 1536
-BODY_MAX = 8192
-PIECE_MAX = 1024
-LINGER_MAX = 65536
-
-HEAD_MS = 5000  # from the first byte, or from the connection, to the blank line
-BODY_MS = 10000
-HANDLE_MS = 60000
-SEND_MS = 10000  # for each piece of an answer
-IDLE_MS = 65000  # the collector comes at least once a minute
-LINGER_MS = 1000
+_HEAD_MS = const(5000)  # from the first byte, or from the connection, to the blank line
+_BODY_MS = const(10000)
+_HANDLE_MS = const(60000)
+_SEND_MS = const(10000)  # for each piece of an answer
+_IDLE_MS = const(65000)  # the collector comes at least once a minute
+_LINGER_MS = const(1000)
 
 # What a connection is doing decides what it means that its allowance is used up.
-_IDLE, _READING, _HANDLING, _SENDING = range(4)
+_IDLE = const(0)
+_READING = const(1)
+_HANDLING = const(2)
+_SENDING = const(3)
 
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
-    411: "Length Required",
-    413: "Content Too Large",
-    422: "Unprocessable Content",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-}
-
-
-class Refusal(Exception):
-    """A request that is answered with an error.
-
-    `error` is a sentence that says what was wrong and what is allowed, `field` the field that it is
-    about, `header` one more complete header line, `more` further members of the JSON answer.
-    """
-
-    def __init__(self, status, error, field=None, header="", more=None):
-        self.status = status
-        self.header = header
-        self.body = {"error": error, "field": field}
-        if more:
-            self.body.update(more)
-
-
-class Stream:
-    """An answer in pieces: media type, length in bytes, and a generator of one or more pieces."""
-
-    def __init__(self, kind, length, pieces):
-        self.kind = kind
-        self.length = length
-        self.pieces = pieces
-
-
-class Request:
-    """What a client asks. Names and values are the bytes that came.
-
-    `kind` is the media type in lower case without parameters, `head` the header lines, `body` a
-    list of pieces, 8 KB at most in all.
-    """
-
-    def __init__(self, method, target, head):
-        self.method = method
-        self.path, _, self.query = target.partition(b"?")
-        self.head = head
-        self.kind = b""
-        self.length = None
-        self.close = False
-        self.expects_continue = False
-        self.body = []
-
-
-def parse_head(head):
-    """The Request that a head, without its blank line, describes.
-
-    Raises Refusal for what is not plain HTTP/1: where such a request ends, one could only guess.
-    """
-    if b"\0" in head or head.count(b"\n") != head.count(b"\r\n"):
-        raise Refusal(400, "the lines of a request's head must end in CR LF and contain no NUL")
-    line, _, lines = head.partition(b"\r\n")
-    words = line.split(b" ")
-    if (
-        len(words) != 3
-        or not words[0].isalpha()
-        or not words[1].startswith(b"/")
-        or words[2] not in (b"HTTP/1.1", b"HTTP/1.0")
-    ):
-        raise Refusal(400, "the first line of a request must be: METHOD /path HTTP/1.1")
-    request = Request(words[0], words[1], lines)
-    request.close = words[2] == b"HTTP/1.0"
-    for line in lines.split(b"\r\n") if lines else ():
-        name, colon, value = line.partition(b":")
-        if not colon or not name or b" " in name or b"\t" in name:
-            raise Refusal(400, "a header must be: Name: value")
-        name = name.lower()
-        if name == b"connection":
-            request.close = request.close or b"close" in value.lower()
-        elif name == b"content-type":
-            request.kind = value.partition(b";")[0].strip().lower()
-        elif name == b"content-length":
-            value = value.strip()
-            if request.length is not None or not value.isdigit():
-                raise Refusal(400, "Content-Length must be given once, as a decimal number")
-            request.length = int(value) if len(value) < 9 else BODY_MAX + 1
-        elif name == b"transfer-encoding":
-            raise Refusal(411, "send the body with a Content-Length and no Transfer-Encoding")
-        elif name == b"expect":
-            request.expects_continue = value.strip().lower() == b"100-continue"
-    request.length = request.length or 0
-    if request.length > BODY_MAX:
-        raise Refusal(413, f"a body may have {BODY_MAX} bytes at most")
-    return request
-
-
-def _response(status, kind, length, close, header, body):
-    """An answer, or the first part of one, as the bytes of one write; `body` is bytes."""
-    last = "Connection: close\r\n" if close else ""
-    head = (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\n"
-        f"Content-Type: {kind}\r\nContent-Length: {length}\r\n{header}{last}\r\n"
-    )
-    return head.encode() + body
-
-
-def _last_word(status, error, header=""):
-    """An answer made in advance, for when there is no memory or no time to make one."""
-    body = f'{{"error": "{error}", "field": null}}'.encode()
-    return _response(status, JSON, len(body), True, header, body)
-
-
-_TOO_SLOW = _last_word(408, "the request did not arrive in time")
-_TOO_LONG = _last_word(503, "the call took too long and was ended")
-_NO_MEMORY = _last_word(503, "the board is short of memory; try again", "Retry-After: 1\r\n")
-_NO_PLACE = _last_word(503, "too many connections at once; try again", "Retry-After: 1\r\n")
+_TOO_SLOW = last_word(408, "the request did not arrive in time")
+_TOO_LONG = last_word(503, "the call took too long and was ended")
+_NO_MEMORY = last_word(503, "the board is short of memory; try again", "Retry-After: 1\r\n")
+_NO_PLACE = last_word(503, "too many connections at once; try again", "Retry-After: 1\r\n")
 
 
 # To wait for a socket, MicroPython's own streams yield just like this.
@@ -183,7 +67,7 @@ class _Connection:
         self.sock = sock
         self.task = None
         self.rest = b""  # came already, but after the request that is being served
-        self.begin(_READING, HEAD_MS)
+        self.begin(_READING, _HEAD_MS)
 
     def begin(self, doing, allowance_ms):
         self.doing = doing
@@ -215,7 +99,7 @@ class _Connection:
                     raise Refusal(400, "the request ended in the middle of its head")
                 return None
             if self.doing == _IDLE:
-                self.begin(_READING, HEAD_MS)
+                self.begin(_READING, _HEAD_MS)
             data = data + more if data else more.lstrip(b"\r\n")
 
     async def read_body(self, length):
@@ -226,7 +110,7 @@ class _Connection:
             self.rest = self.rest[length:]
             length -= len(pieces[0])
         while length:
-            piece = await self.receive(min(length, PIECE_MAX))
+            piece = await self.receive(min(length, _PIECE_MAX))
             if not piece:
                 raise Refusal(400, f"the body ended {length} bytes before its Content-Length")
             pieces.append(piece)
@@ -244,10 +128,10 @@ class _Connection:
 
     async def send_stream(self, stream, close):
         """Send a Stream: head and first piece in one write, then piece by piece."""
-        head = _response(200, stream.kind, stream.length, close, "", b"")
+        head = response(200, stream.kind, stream.length, close, "", b"")
         try:
             for piece in stream.pieces:
-                self.left_ms = SEND_MS
+                self.left_ms = _SEND_MS
                 await self.send(head + piece)
                 head = b""
         finally:
@@ -258,10 +142,10 @@ class _Connection:
 
         To close at once would reset the connection, and the client might never read why.
         """
-        self.begin(_IDLE, LINGER_MS)
+        self.begin(_IDLE, _LINGER_MS)
         taken = 0
-        while taken < LINGER_MAX:
-            data = await self.receive(PIECE_MAX)
+        while taken < _LINGER_MAX:
+            data = await self.receive(_PIECE_MAX)
             if not data:
                 return
             taken += len(data)
@@ -280,7 +164,7 @@ class Server:
     def __init__(self, routes):
         self.routes = routes
         self.served = 0  # answers since boot, refusals included
-        self._connections = [None] * CONNECTIONS_MAX
+        self._connections = [None] * _CONNECTIONS_MAX
 
     async def serve(self, host, port):
         """Accept clients for ever. To be out of memory or sockets costs a client, not the server."""
@@ -288,7 +172,7 @@ class Server:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(socket.getaddrinfo(host, port)[0][-1])
-            listener.listen(BACKLOG)
+            listener.listen(_BACKLOG)
             listener.setblocking(False)
             while True:
                 try:
@@ -340,10 +224,10 @@ class Server:
         try:
             while await self._exchange(connection):
                 if connection.rest:  # a client that pipelines must not keep the others waiting
-                    connection.begin(_READING, HEAD_MS)
+                    connection.begin(_READING, _HEAD_MS)
                     await asyncio.sleep_ms(0)
                 else:
-                    connection.begin(_IDLE, IDLE_MS)
+                    connection.begin(_IDLE, _IDLE_MS)
         except asyncio.CancelledError:
             if connection.doing == _READING:
                 connection.say(_TOO_SLOW)
@@ -355,7 +239,7 @@ class Server:
             gc.collect()
             if connection.doing != _SENDING:
                 connection.say(_NO_MEMORY)
-        except Exception as error:  # noqa: BLE001 - one connection must not cost the others
+        except Exception as error:
             sys.print_exception(error)
         finally:
             connection.sock.close()
@@ -370,7 +254,7 @@ class Server:
                 return False
             request = parse_head(head)
             if request.length:
-                connection.begin(_READING, BODY_MS)
+                connection.begin(_READING, _BODY_MS)
                 if request.expects_continue and not connection.rest:
                     await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.body = await connection.read_body(request.length)
@@ -378,35 +262,35 @@ class Server:
             await self._refuse(connection, refusal, True)
             await connection.linger()
             return False
-        connection.begin(_HANDLING, HANDLE_MS)
+        connection.begin(_HANDLING, _HANDLE_MS)
         try:
             reply = await self._handler(request)(request)
         except Refusal as refusal:
             await self._refuse(connection, refusal, request.close, request.method == b"HEAD")
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug in a handler costs one answer
+        except Exception as error:
             sys.print_exception(error)
             bug = Refusal(500, f"the firmware failed: {type(error).__name__}")
             await self._refuse(connection, bug, request.close)
         else:
-            connection.begin(_SENDING, SEND_MS)
+            connection.begin(_SENDING, _SEND_MS)
             self.served += 1
             if isinstance(reply, Stream):
                 await connection.send_stream(reply, request.close)
             else:
                 body = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-                await connection.send(_response(200, JSON, len(body), request.close, "", body))
+                await connection.send(response(200, JSON, len(body), request.close, "", body))
         return not request.close
 
     async def _refuse(self, connection, refusal, close, head_only=False):
-        connection.begin(_SENDING, SEND_MS)
+        connection.begin(_SENDING, _SEND_MS)
         self.served += 1
         body = json.dumps(refusal.body).encode()
         length = len(body)
         if head_only:
             body = b""
-        await connection.send(_response(refusal.status, JSON, length, close, refusal.header, body))
+        await connection.send(response(refusal.status, JSON, length, close, refusal.header, body))
 
     def _handler(self, request):
         """The handler of the route that is asked for; the 404 or 405 that the table implies."""

@@ -10,17 +10,18 @@ import asyncio
 
 import flash
 import network
+from micropython import const
 
-SETTINGS_FILE = "settings.json"
+_SETTINGS_FILE = "settings.json"
 
-CONNECT_S = 15  # an access point that has not let us in by then is left for the next one
-CHECK_S = 5
-PAUSE_MAX_S = 60
+_CONNECT_S = const(15)  # an access point that has not let us in by then is left for the next one
+_CHECK_S = const(5)
+_PAUSE_MAX_S = const(60)
 
 
 def start():
     """Switch the radio on and return it. Comes before the first socket: it starts the IP stack."""
-    hostname = flash.load(SETTINGS_FILE, {}).get("hostname")
+    hostname = flash.load(_SETTINGS_FILE, {}).get("hostname")
     if isinstance(hostname, str) and hostname:
         network.hostname(hostname)
     radio = network.WLAN(network.STA_IF)
@@ -34,15 +35,15 @@ async def stay_connected(radio):
     while True:
         if radio.isconnected():
             pause_s = 1
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(_CHECK_S)
         elif not await _join_any(radio):
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_MAX_S)
+            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
 
 async def _join_any(radio):
     """Try each network of the settings, which are read anew; whether one let us in."""
-    for entry in flash.load(SETTINGS_FILE, {}).get("wifi") or ():
+    for entry in flash.load(_SETTINGS_FILE, {}).get("wifi") or ():
         if isinstance(entry, dict) and isinstance(entry.get("ssid"), str):
             ssid = entry["ssid"]
             try:
@@ -55,10 +56,10 @@ async def _join_any(radio):
 
 
 async def _join(radio, ssid, password):
-    """Try one network for CONNECT_S seconds; whether it let us in."""
+    """Try one network for _CONNECT_S seconds; whether it let us in."""
     radio.disconnect()
     radio.connect(ssid, password)
-    for _ in range(CONNECT_S * 4):
+    for _ in range(_CONNECT_S * 4):
         await asyncio.sleep_ms(250)
         if radio.isconnected():
             return True
