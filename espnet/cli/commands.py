@@ -9,7 +9,7 @@ from espnet.cli import parse
 from espnet.cli.act import verb
 from espnet.cli.device import DeviceWords, describe
 from espnet.cli.poll import ask
-from espnet.cli.render import Lines, Records, Shown
+from espnet.cli.render import Exit, Lines, Records, Shown, Told
 from espnet.cli.session import Session
 from espnet.errors import UsageError
 from espnet.model import Device, Reading, phase
@@ -159,7 +159,7 @@ class Commands:
         ).run()
 
     @verb
-    def simulate(self, count: str, seed: str = "1", heap: str = "112K") -> None:
+    def simulate(self, count: str, seed: str = "1", heap: str = "112K") -> Told:
         """Starts COUNT boards without hardware: the real firmware on MicroPython's unix port.
 
         Prints each board's id, address and control socket when it answers; Ctrl-C ends them all.
@@ -170,15 +170,22 @@ class Commands:
 
         Register one: espcli register ADDRESS NAME
         """
-        raise NotImplementedError
+        from espnet.cli.simulate import run
+
+        boards = parse.count(count, "COUNT", 1, 5000)
+        number = parse.count(seed, "--seed", 0, 10**9)
+        return Told(lambda emit: run(emit, boards, number, heap))
 
     @verb
-    def demo(self, seconds: str = "") -> int:
+    def demo(self, seconds: str = "") -> Exit:
         """Three simulated boards, a Redis, a Datadog stand-in and a collector, live in the terminal.
 
         --seconds N   ends by itself, with a summary; exit code 1 if anything was lost
         """
-        raise NotImplementedError
+        from espnet.cli.demo import demo
+        from espnet.config import seconds as seconds_of
+
+        return Exit(demo(seconds_of("--seconds", seconds, 5, 86_400) if seconds else None))
 
     @verb
     def redis(self, action: str = "show") -> Any:

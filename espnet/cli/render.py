@@ -4,9 +4,10 @@ Invariants: a command returns data; `--json` prints it whole, and only it, on st
 to do next goes to stderr, so that it is in nobody's pipe.
 """
 
+import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -37,11 +38,19 @@ class Exit(NamedTuple):
     code: int
 
 
+class Told(NamedTuple):
+    """Records that come one by one while the command runs: ``run`` is given a function to say each."""
+
+    run: Callable[[Callable[[Mapping[str, Any]], None]], None]
+
+
 def show(answer: Any, *, as_json: bool) -> int:
     """Prints a command's answer; returns the exit code."""
     if isinstance(answer, Exit):
         return answer.code
-    if as_json:
+    if isinstance(answer, Told):
+        answer.run(functools.partial(_tell, as_json))
+    elif as_json:
         print(json.dumps(_plain(answer), ensure_ascii=False))
     elif isinstance(answer, Records):
         _table(answer)
@@ -53,6 +62,11 @@ def show(answer: Any, *, as_json: bool) -> int:
     elif answer is not None:
         print(answer)
     return 0
+
+
+def _tell(as_json: bool, record: Mapping[str, Any]) -> None:
+    line = json.dumps(record) if as_json else "  ".join(f"{k} {v}" for k, v in record.items())
+    print(line, flush=True)  # somebody may wait for it at the other end of a pipe
 
 
 def _plain(answer: Any) -> Any:

@@ -1,0 +1,40 @@
+"""`espcli simulate`: boards until Ctrl-C or SIGTERM."""
+
+import asyncio
+import re
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from espnet.errors import UsageError
+from espnet.simulator import SimulatedBoard, simulate
+
+
+def run(emit: Callable[[Mapping[str, Any]], None], count: int, seed: int, heap: str) -> None:
+    """Runs ``count`` boards and tells ``emit`` of each that answers; returns when it is stopped.
+
+    ``heap`` is MicroPython's ``-X heapsize``, or ``none`` for the port's default.
+    """
+    if heap != "none" and not re.fullmatch(r"[1-9]\d{0,6}[KkMm]?", heap):
+        raise UsageError(f"--heap is a size such as 112K or 188K, or none; not {heap!r}.")
+
+    def ready(board: SimulatedBoard) -> None:
+        emit({"id": board.id, "address": board.address, "control": str(board.control)})
+
+    async def until_stopped() -> None:
+        work = asyncio.current_task()
+        assert work is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        try:
+            await simulate(
+                count,
+                seed=seed,
+                heap=None if heap == "none" else heap,
+                compiled=True,
+                on_ready=ready,
+            )
+        except asyncio.CancelledError:
+            return  # that is how it ends
+
+    asyncio.run(until_stopped())
