@@ -5,7 +5,7 @@ thread and a Redis connection of its own. A stop claims nothing more, lets trips
 their time-outs, which releases their locks, hands unfinished uploads back, and ends with exit code 0.
 A bug in either loop ends the process with a traceback: a supervisor sees it, nobody works on half.
 
-Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` and those of `collector` and
+Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started`` and those of `collector` and
 `uploader`.
 """
 
@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -62,7 +63,11 @@ def datadog_sink(config: Config) -> Sink | None:
 
 
 class Daemon:
-    """The collector and the uploader of one process. ``heartbeat_hz`` is claims per second."""
+    """The collector and the uploader of one process. ``heartbeat_hz`` is claims per second.
+
+    ``revive`` is called, in a thread, while Redis is away: it may start it again (the embedded server
+    is ours to start) and raises `StoreUnavailable` when it cannot.
+    """
 
     def __init__(
         self,
@@ -71,9 +76,11 @@ class Daemon:
         *,
         holder: str,
         heartbeat_hz: float,
+        revive: Callable[[], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._config, self._holder, self._period_s = config, holder, 1 / heartbeat_hz
+        self._revive, self._reviving = revive, False
         self._clock = clock or SystemClock()
         self._outage = Outage()
         self._stop_uploads = threading.Event()
@@ -140,12 +147,23 @@ class Daemon:
         beat = loop.time()
         while not stop.is_set():
             ticks.create_task(collector.tick(self._clock.now()))
+            if self._outage.is_on and self._revive is not None and not self._reviving:
+                ticks.create_task(self._revive_redis(self._revive))
             beat = max(beat + self._period_s, loop.time())
             try:
                 async with asyncio.timeout_at(beat):
                     await stop.wait()
             except TimeoutError:
                 continue
+
+    async def _revive_redis(self, revive: Callable[[], object]) -> None:
+        self._reviving = True
+        try:
+            await asyncio.to_thread(revive)
+        except StoreUnavailable as error:
+            log.error("redis.not_started", reason=str(error))
+        finally:
+            self._reviving = False
 
     def _upload_until_stopped(self) -> None:
         while not self._stop_uploads.is_set():

@@ -1,5 +1,6 @@
 """The words of the command line's first level."""
 
+import functools
 from typing import Any
 
 import msgspec
@@ -151,11 +152,15 @@ class Commands:
         )
         beats = parse.heartbeat(heartbeat)
         daemon.configure_logging(settings.log_format)
+        redis = self._session.server
         daemon.Daemon(
             settings,
-            self._session.server.url,
+            redis.url,
             holder=config.holder("collector"),
             heartbeat_hz=beats,
+            revive=functools.partial(server.find, settings.redis_url, settings.data_dir)
+            if redis.kind == "embedded"
+            else None,
         ).run()
 
     @verb
