@@ -7,6 +7,7 @@ Exit code 3: `main.py` ended, by itself or by an exception (a real board sits at
 
 
 def _wire():
+    import os
     import sys
 
     import _pads
@@ -24,6 +25,7 @@ def _wire():
         del esp32.raw_temperature
     vfs.umount("/")
     vfs.mount(vfs.VfsPosix(flash), "/")
+    os.chdir("/")  # or relative names would belong to no file system
     sys.path[:] = ["", ".frozen", "/lib"]
     sys.argv[:] = [""]
 
