@@ -5,8 +5,8 @@ thread and a Redis connection of its own. A stop claims nothing more, lets trips
 their time-outs, which releases their locks, hands unfinished uploads back, and ends with exit code 0.
 A bug in either loop ends the process with a traceback: a supervisor sees it, nobody works on half.
 
-Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started`` and those of `collector` and
-`uploader`.
+Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started``, and those of
+`collector` and `uploader`.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Daemon:
         clock: Clock | None = None,
     ) -> None:
         self._config, self._holder, self._period_s = config, holder, 1 / heartbeat_hz
-        self._revive, self._reviving = revive, False
+        self._revive, self._reviving, self._not_started = revive, False, ""
         self._clock = clock or SystemClock()
         self._outage = Outage()
         self._stop_uploads = threading.Event()
@@ -160,8 +160,11 @@ class Daemon:
         self._reviving = True
         try:
             await asyncio.to_thread(revive)
+            self._not_started = ""
         except StoreUnavailable as error:
-            log.error("redis.not_started", reason=str(error))
+            if str(error) != self._not_started:
+                self._not_started = str(error)
+                log.error("redis.not_started", reason=self._not_started)
         finally:
             self._reviving = False
 

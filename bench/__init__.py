@@ -1,0 +1,1 @@
+"""Benchmarks: figures that anyone can measure again. `make bench` runs them; they are not tests."""

@@ -1,0 +1,68 @@
+"""`make bench`: polls per CPU-second of the whole trip, with and without keep-alive.
+
+Rounds are interleaved, because machines are shared and noisy; the medians count. The results go to
+``bench/results.json``: one object a variant, the same keys in each.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from espnet import server
+
+ROUNDS, SECONDS = 5, 2.0
+VARIANTS = {"espnet": [], "espnet_without_keep_alive": ["close"]}
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def run(url: str, options: list[str]) -> dict[str, float]:
+    """One round: fresh boards, a fresh collecting process."""
+    boards = subprocess.Popen(
+        [sys.executable, "-m", "bench.boards", *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert boards.stdout is not None
+    try:
+        ports = json.loads(boards.stdout.readline())
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.trip", url, str(SECONDS), *map(str, ports)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+    finally:
+        boards.communicate()  # ends its input, and with that the boards
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="espnet-bench-") as folder:
+        url = server.find(None, Path(folder), default_sockets=()).url
+        try:
+            rounds: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+            for _ in range(ROUNDS):
+                for name, options in VARIANTS.items():
+                    rounds[name].append(run(url, options))
+        finally:
+            server.stop(Path(folder))
+    results = {
+        name: {key: statistics.median(r[key] for r in found) for key in found[0]}
+        for name, found in rounds.items()
+    }
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"{'':27} {'polls per CPU-second':>21} {'Redis round trips/poll':>23} {'memory':>9}")
+    for name, figures in results.items():
+        print(
+            f"{name.replace('_', ' '):27} {figures['polls_per_cpu_s']:>21,.0f} "
+            f"{figures['redis_round_trips_per_poll']:>23.3f} {figures['rss_kb'] / 1024:>6.0f} MB"
+        )
+    print(f"Medians of {ROUNDS} rounds, 100 boards, 34 pins each; written to {RESULTS.name}.")
+
+
+if __name__ == "__main__":
+    main()

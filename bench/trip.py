@@ -1,0 +1,85 @@
+"""One collecting process over the stand-in boards: measures itself, prints one JSON object.
+
+    python -m bench.trip REDIS_URL SECONDS PORT…
+
+Each tick finds every board due, so that nothing is measured but trips: claim, HTTP, parse, decide,
+commit with the reading and the samples. The stream is emptied between the ticks that are measured,
+so that it does not grow for ever.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import msgspec
+import redis
+import uvloop
+
+from bench.boards import board_id, status
+from espnet.clock import ManualClock
+from espnet.collector import Collector
+from espnet.model import Device, Reading
+from espnet.store import Store
+
+INTERVAL_S = 10.0
+
+
+class CountingConnection(redis.UnixDomainSocketConnection):
+    """Counts what goes to Redis, a round trip each."""
+
+    sent = 0
+
+    def send_packed_command(self, command: object, check_health: bool = True) -> None:
+        CountingConnection.sent += 1
+        super().send_packed_command(command, check_health)
+
+
+async def measure(url: str, seconds: float, ports: list[int]) -> dict[str, float]:
+    pool = redis.ConnectionPool(connection_class=CountingConnection, path=url.split("://")[1])
+    client = redis.Redis(connection_pool=pool)
+    client.flushall()
+    store = Store(url, client=client)
+    clock = ManualClock(time.time())
+    for number, port in enumerate(ports):
+        device = Device(
+            id=board_id(number),
+            name=f"board{number}",
+            address=f"127.0.0.1:{port}",
+            report_pins=(2,),
+        )
+        reading = Reading(
+            at=0, poll_s=0, interval_s=INTERVAL_S, collector="", status=msgspec.Raw(status(number))
+        )
+        store.add(device, reading, first_due=clock.now())
+    collector = Collector(store, clock, holder="bench", interval_s=INTERVAL_S, timeout_s=2.0)
+    await collector.tick(clock.advance(1))  # connects, loads the scripts
+
+    polls = 0
+    cpu_s = 0.0
+    sent = CountingConnection.sent
+    uncounted = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.process_time()
+        for _ in range(20):
+            tick = await collector.tick(clock.advance(INTERVAL_S))
+            if tick.failed or tick.void or tick.ok != len(ports):
+                raise SystemExit(f"not every board was polled: {tick}")
+            polls += tick.ok
+        cpu_s += time.process_time() - began
+        client.xtrim("espnet:samples", maxlen=0)
+        uncounted += 1
+    trips = CountingConnection.sent - sent - uncounted
+    await collector.close()
+    store.close()
+    return {
+        "polls_per_cpu_s": round(polls / cpu_s),
+        "redis_round_trips_per_poll": round(trips / polls, 4),
+        "rss_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    }
+
+
+if __name__ == "__main__":
+    result = uvloop.run(measure(sys.argv[1], float(sys.argv[2]), [int(p) for p in sys.argv[3:]]))
+    print(json.dumps(result))
