@@ -112,14 +112,13 @@ class socket(io.IOBase):
         s, peer = self.s.accept()
         if not self.public:
             return s, peer
-        own = bytes(peer[4:8]) == _OWN
-        if mem[_REFUSE] != self.moved:
+        turned = mem[_REFUSE] != self.moved
+        if turned:
             self._move()
-            own = False
-        if self.moved or (not own and mem[_REFUSE]):
+        if turned or self.moved:
             s.close()
             raise OSError(11)
-        if own:
+        if bytes(peer[4:8]) == _OWN:
             return s, peer
         return _Connection(s), peer
 
