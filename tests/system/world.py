@@ -29,8 +29,20 @@ MARK = "ESPNET_TEST_MARK"
 PATIENCE_S = 20.0
 #: Every event that the docstrings of the collector, the uploader and the daemon know.
 VOCABULARY = frozenset(
-    "collector.started collector.stopped uploads.off redis.not_started board.lost board.back "
-    "poll.void polls.dropped redis.lost redis.back upload.failed upload.ok_again".split()
+    [
+        "collector.started",
+        "collector.stopped",
+        "uploads.off",
+        "redis.not_started",
+        "board.lost",
+        "board.back",
+        "poll.void",
+        "polls.dropped",
+        "redis.lost",
+        "redis.back",
+        "upload.failed",
+        "upload.ok_again",
+    ]
 )
 
 T = TypeVar("T")
