@@ -213,15 +213,18 @@ def celsius_to_fahrenheit(celsius: float) -> float:
 
 # --- what people may call things ----------------------------------------------------------------
 
-_TAG = re.compile(r"[^\W\d_][\w:./\-]{0,199}", re.UNICODE)
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]{0,252})")
+_TAG = re.compile(r"[^\W\d_][\w:./\-]{0,199}")
+#: Labels of 1 to 63 characters: resolvers raise UnicodeError for an empty or a longer one.
+_LABEL = r"[A-Za-z0-9][A-Za-z0-9\-]{0,62}"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+(%[\w.\-]+)?)\]", re.ASCII)
 
 
 def problem_with_name(name: str) -> str | None:
     """What is wrong with a device's or sensor's name, or None.
 
-    Any printable text without spaces will do. A leading ``-`` would be read as an option by every
-    shell command, and a ``.`` or ``#`` separates the parts of a job's input.
+    Any printable text without spaces will do, but every command would read a leading ``-`` as the
+    beginning of an option.
     """
     if not name:
         return "is empty"
@@ -247,8 +250,9 @@ def problem_with_address(address: str) -> str | None:
     if port is None or not 1 <= port <= 65_535:
         return "needs a port between 1 and 65535 after its ':'"
     if host.startswith("["):
+        bracketed = _BRACKETED.fullmatch(host)
         try:
-            ipaddress.IPv6Address(host[1:-1])
+            ipaddress.IPv6Address(bracketed[1] if bracketed else "")
         except ValueError:
             return "is not an IPv6 address in brackets"
         return None
@@ -267,4 +271,151 @@ def split_address(address: str) -> tuple[str, int | None]:
     host, separator, port = address.rpartition(":")
     if not separator or address.endswith("]"):
         return address, 80
-    return host, int(port) if port.isascii() and port.isdigit() else None
+    return host, int(port) if re.fullmatch(r"[0-9]{1,5}", port) else None
+
+
+# --- jobs ---------------------------------------------------------------------------------------
+
+#: What a pin falls back to by itself when its lease runs out, or its governing input is stale.
+SafeLevel = Literal["low", "high", "hold"]
+
+
+class Timer(msgspec.Struct, frozen=True, kw_only=True, tag="timer", tag_field="kind"):
+    """A pin is high in a window of local time (low in it, and high outside, with ``invert``).
+
+    ``start`` is ``HH:MM:SS``, or ``sunrise±HH:MM`` / ``sunset±HH:MM`` at ``lat``/``lon``; the window
+    lasts ``hours`` of elapsed time. ``days`` are those on which it starts (0 is Monday; empty means
+    every day). ``window_min`` delays the start by up to so many minutes, by a hash of job and date.
+    """
+
+    name: str
+    pin: int
+    start: str
+    hours: float
+    zone: str
+    days: tuple[int, ...] = ()
+    lat: float | None = None
+    lon: float | None = None
+    window_min: float = 0.0
+    invert: bool = False
+    enabled: bool = True
+    lease: bool = True
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True, tag="threshold", tag_field="kind"):
+    """A pin follows an input inside a window of local time, and is low outside of it.
+
+    ``mode`` heat: on at or below ``target - band``, off at or above ``target + band``; cool: the other
+    way round. In between the job keeps what it wants. ``lock_s`` is the least time between two
+    changes of what it wants, ``min_on_s`` / ``min_off_s`` that of the pin itself. ``stale`` says what it
+    wants while its input is missing, older than ``max_age_s`` (None: three intervals of the input's
+    device), or not a finite number. ``unit`` converts an input that is a temperature before it is
+    compared with ``target``; None compares it as it comes.
+    """
+
+    name: str
+    pin: int
+    start: str
+    hours: float
+    zone: str
+    input: str
+    target: float
+    stale: Literal["off", "on", "hold"]
+    mode: Literal["heat", "cool"] = "heat"
+    band: float = 0.0
+    lock_s: float = 0.0
+    min_on_s: float = 0.0
+    min_off_s: float = 0.0
+    max_age_s: float | None = None
+    unit: Literal["c", "f"] | None = None
+    days: tuple[int, ...] = ()
+    lat: float | None = None
+    lon: float | None = None
+    enabled: bool = True
+    lease: bool = True
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True, tag="override", tag_field="kind"):
+    """A person's word about a pin; it ends by itself at ``until`` (Unix seconds)."""
+
+    pin: int
+    level: Literal[0, 1]
+    since: float
+    until: float
+    why: str = ""
+
+
+Job = Timer | Threshold | Override
+
+
+class Input(msgspec.Struct, frozen=True):
+    """What a threshold's input is right now.
+
+    ``value`` None or not finite means that there is none, and ``problem`` says why. ``at`` is when it
+    was true (Unix seconds), None where nobody knows. ``interval_s`` is that of the device it comes
+    from, None when it is not a device's. ``unit`` is ``c`` or ``f`` for temperatures.
+    """
+
+    value: float | None = None
+    at: float | None = None
+    interval_s: float | None = None
+    unit: Literal["c", "f"] | None = None
+    problem: str = ""
+
+
+class PinMemory(msgspec.Struct, frozen=True):
+    """What is known of a governed pin: its level as last seen, and since when (Unix seconds)."""
+
+    level: Literal[0, 1]
+    changed_at: float
+
+
+class JobMemory(msgspec.Struct, frozen=True):
+    """What a threshold wants, and since when (Unix seconds). It outlives sensors and collectors."""
+
+    on: bool
+    changed_at: float
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What deciding needs to remember of a device from one poll to the next."""
+
+    pins: dict[int, PinMemory] = {}
+    jobs: dict[str, JobMemory] = {}
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """The board's pins as just read, and what was remembered of it."""
+
+    levels: dict[int, int]
+    memory: Memory = Memory()
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What one job says about its pin now.
+
+    ``level`` is what it wants. ``rank`` is ``override``, ``fail-safe``, ``on`` or ``off``. ``why`` is a
+    clause for people. ``input`` is what a threshold saw. ``until`` is when this may change by itself
+    (Unix seconds), None for never.
+    """
+
+    job: str
+    kind: Literal["timer", "threshold", "override"]
+    level: Literal[0, 1]
+    rank: Literal["override", "fail-safe", "on", "off"]
+    why: str
+    until: float | None = None
+    input: Input | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The one desired state of a pin: the winner decides, the losers would have said otherwise.
+
+    ``until`` is the first moment at which it may change by itself (Unix seconds), None for never.
+    """
+
+    pin: int
+    level: Literal[0, 1]
+    winner: Candidate
+    losers: tuple[Candidate, ...]
+    until: float | None
