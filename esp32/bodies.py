@@ -5,6 +5,8 @@ refused, because what it says moves pins. It is read byte by byte, so that even 
 large allocation.
 """
 
+# ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
+
 from http1 import Refusal
 from micropython import const
 
@@ -99,8 +101,8 @@ def _decode(data, most):
         raise Refusal(400, f"names may have {_NAME_MAX} bytes, values {_TEXT_MAX}")
     try:
         return str(data, "utf-8")
-    except UnicodeError as error:
-        raise Refusal(400, "the body is not UTF-8") from error
+    except UnicodeError:
+        raise Refusal(400, "the body is not UTF-8")
 
 
 # Forms: name=value&name=value, with + for a space and % escapes

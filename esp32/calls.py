@@ -4,6 +4,8 @@ A handler checks everything before it acts, so a refused request has changed not
 is the contract in full; it is compatible with the boards of 2021.
 """
 
+# ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
+
 import binascii
 import os
 
@@ -18,7 +20,7 @@ from web import CONTROL, PUBLIC, READ
 
 _HOST_FILE = "host.json"
 _PAGE_FILE = "ui.html"
-_PAGE_PIECE = const(1024)
+_PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
 
 
@@ -70,7 +72,7 @@ class Calls:
         try:
             levels = hardware.set_pins(pins, value)
         except hardware.HardwareError as error:
-            raise Refusal(503, str(error), "pin") from error
+            raise Refusal(503, str(error), "pin")
         gpio = {str(pin): levels[pin] for pin in levels}
         return {"id": self.id, "status": "OK", "gpio": gpio}
 
@@ -92,7 +94,7 @@ class Calls:
         try:
             data, ticks_us = await hardware.sample_adc(read_pin, power_pin, samples)
         except hardware.HardwareError as error:
-            raise Refusal(503, str(error), "read_pin") from error
+            raise Refusal(503, str(error), "read_pin")
         length = sum([len(piece) for piece in self._adc_pieces(data, ticks_us)])
         return Stream(JSON, length, self._adc_pieces(data, ticks_us))
 
@@ -110,7 +112,7 @@ class Calls:
         try:
             celsius, humidity = hardware.read_dht22(pin)
         except hardware.HardwareError as error:
-            raise Refusal(503, str(error), "read_pin") from error
+            raise Refusal(503, str(error), "read_pin")
         return {"id": self.id, "temp": celsius, "humidity": humidity}
 
     async def set_host(self, request):
@@ -120,7 +122,7 @@ class Calls:
             try:
                 flash.save(_HOST_FILE, {"espnet_host": host})
             except OSError as error:
-                raise Refusal(503, f"the address could not be kept on flash: {error}") from error
+                raise Refusal(503, f"the address could not be kept on flash: {error}")
             self.host = host
         return {"id": self.id, "status": "OK", "espnet_host": host}
 

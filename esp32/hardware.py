@@ -9,6 +9,8 @@ What a pin may be used for follows from the chip, the plain ESP32, not from sett
 Reading a pin never reconfigures it. Writing several pins changes all of them or none.
 """
 
+# ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
+
 import asyncio
 import binascii
 import time
@@ -142,7 +144,7 @@ def set_pins(pins, value):
     except (OSError, ValueError) as error:
         for other, level in done:
             drive(other, level)
-        raise HardwareError(f"pin {pin} could not be set: {error}") from error
+        raise HardwareError(f"pin {pin} could not be set: {error}")
     return levels
 
 
@@ -171,7 +173,7 @@ async def sample_adc(read_pin, power_pin, samples):
                 data[index] = total // (_SLICES * _READINGS) >> 4
             return data, time.ticks_diff(time.ticks_us(), started_us)
         except (OSError, ValueError) as error:
-            raise HardwareError(f"the converter on pin {read_pin} failed: {error}") from error
+            raise HardwareError(f"the converter on pin {read_pin} failed: {error}")
         finally:
             if power_pin is not None:
                 drive(power_pin, 0)
@@ -191,7 +193,7 @@ def read_dht22(pin):
         raise
     except Exception as error:
         why = str(error) or type(error).__name__
-        raise HardwareError(f"the DHT22 on pin {pin} gave no reading: {why}") from error
+        raise HardwareError(f"the DHT22 on pin {pin} gave no reading: {why}")
     if not (-40 <= celsius <= 80 and 0 <= humidity <= 100):
         raise HardwareError(f"the DHT22 on pin {pin} gave {celsius} °C and {humidity} %")
     return celsius, humidity

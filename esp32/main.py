@@ -48,6 +48,8 @@ async def for_ever(start):
 
 def main():
     """Never returns."""
+    gc.collect()
+    gc.threshold(-1)  # boot.py made it small for loading
     radio = wifi.start()
     tasks = [
         asyncio.create_task(for_ever(start))

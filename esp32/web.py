@@ -29,7 +29,7 @@ CONTROL = "control"
 
 _CONNECTIONS_MAX = const(8)  # of the ten or so sockets that the IP stack of a board has
 _BACKLOG = const(8)
-_PIECE_MAX = const(1024)
+_PIECE_MAX = const(512)
 _LINGER_MAX = const(65536)
 
 _HEAD_MS = const(5000)  # from the first byte, or from the connection, to the blank line
@@ -93,7 +93,7 @@ class _Connection:
                 return data[:end]
             if len(data) >= HEAD_MAX:
                 raise Refusal(431, f"a request's head may have {HEAD_MAX} bytes at most")
-            more = await self.receive(HEAD_MAX - len(data))
+            more = await self.receive(min(_PIECE_MAX, HEAD_MAX - len(data)))
             if not more:
                 if data:
                     raise Refusal(400, "the request ended in the middle of its head")
@@ -303,6 +303,6 @@ class Server:
         if allowed:
             allowed = ", ".join(allowed)
             error = f"this call understands {allowed} only"
-            raise Refusal(405, error, header=f"Allow: {allowed}\r\n")
+            raise Refusal(405, error, None, f"Allow: {allowed}\r\n")
         calls = ", ".join([path.decode() for _, path, _, _ in self.routes])
         raise Refusal(404, f"there is no such call; there are {calls}")
