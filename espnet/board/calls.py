@@ -5,17 +5,21 @@ url-encoded because 2021 firmware knows nothing else. Whatever a board answers l
 record or as a `BoardError`.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
 from espnet.errors import BoardError
-from espnet.model import Climate, Status, decode_status
+from espnet.model import Climate, Status, decode_status, problem_with_name
 
 #: Most bytes that an answer's body may have; a full status is under 1 KB.
 MAX_ANSWER_BYTES = 64 * 1024
+#: Most characters of a board's own words that go into an error, a log line or Redis.
+MAX_QUOTE = 200
+
+T = TypeVar("T")
 
 
 class Call(NamedTuple):
@@ -75,53 +79,60 @@ def require_ok(address: str, status: int, body: bytes) -> bytes:
         return body
     try:
         complaint = _complaint_decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BoardError(address, "http", f"answered HTTP {status}", status) from None
-    field = f" (field {complaint.field})" if complaint.field else ""
-    raise BoardError(
-        address,
-        "http",
-        f"refused: {complaint.error.rstrip('.')}{field}, HTTP {status}",
-        status,
-        complaint.field or "",
-    )
+    what, field = _quoted(complaint.error).rstrip("."), _quoted(complaint.field or "")
+    where = f" (field {field})" if field else ""
+    raise BoardError(address, "http", f"refused: {what}{where}, HTTP {status}", status, field)
 
 
 def parse_status(address: str, body: bytes, expected_id: str | None = None) -> Status:
-    """The answer to `GET_BASIC`; a different board than ``expected_id`` is a `BoardError`."""
-    try:
-        status = decode_status(body)
-    except msgspec.DecodeError as error:
-        raise _unreadable(address, error) from error
-    if expected_id is not None and status.id != expected_id:
+    """The answer to `GET_BASIC`; a different board than ``expected_id`` is a `BoardError`.
+
+    Without ``expected_id``, the id must be one that may become a key.
+    """
+    status = _decoded(decode_status, address, body)
+    if expected_id is None:
+        if problem := problem_with_name(status.id):
+            raise BoardError(address, "bad_answer", f"has an id that cannot be used: it {problem}")
+    elif status.id != expected_id:
         raise BoardError(
             address,
             "wrong_id",
-            f"is another one: it has the id {status.id}, expected was {expected_id}",
+            f"is another one: it has the id {_quoted(status.id)}, expected was {expected_id}",
         )
     return status
 
 
 def parse_climate(address: str, body: bytes) -> Climate:
     """The answer to `read_dht22`."""
-    try:
-        return _climate_decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise _unreadable(address, error) from error
+    return _decoded(_climate_decoder.decode, address, body)
 
 
 def parse_any(address: str, body: bytes) -> dict[str, Any]:
     """Any other answer, as the JSON object that it must be."""
-    try:
-        answer = _any_decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise _unreadable(address, error) from error
+    answer = _decoded(_any_decoder.decode, address, body)
     if not isinstance(answer, dict):
         raise BoardError(address, "bad_answer", "answered JSON that is not an object")
     return answer
 
 
-def _unreadable(address: str, error: msgspec.DecodeError) -> BoardError:
-    if isinstance(error, msgspec.ValidationError):
-        return BoardError(address, "bad_answer", f"answered without sense: {error}")
-    return BoardError(address, "not_json", f"did not answer JSON: {error}")
+def _decoded(decode: Callable[[bytes], T], address: str, body: bytes) -> T:
+    """What ``decode`` makes of a body; raises `BoardError` whatever the bytes are."""
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look into the fields that it skips
+        return decode(body)
+    except msgspec.ValidationError as error:
+        what = f"answered without sense: {_quoted(str(error))}"
+        raise BoardError(address, "bad_answer", what) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BoardError(address, "not_json", f"did not answer JSON: {error}") from error
+    except RecursionError as error:
+        raise BoardError(address, "bad_answer", "answered JSON that is nested too deep") from error
+
+
+def _quoted(text: str) -> str:
+    """A board's own words, safe to print and to store: bounded, and no control characters."""
+    short = text if len(text) <= MAX_QUOTE else text[:MAX_QUOTE] + "…"
+    return "".join(character if character.isprintable() else "�" for character in short)

@@ -5,26 +5,38 @@ included, because a lock with a TTL is held meanwhile. Answers are bounded, redi
 followed, and the machine's proxy settings are not asked: boards live on the local network.
 """
 
+import http.client
 import socket
-import time
 from typing import Any
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
+from espnet.clock import SystemClock
 from espnet.errors import BoardError
+
+_monotonic = SystemClock().monotonic
 
 
 def send(address: str, call: Call, timeout_s: float) -> bytes:
     """The body of the board's answer; raises `BoardError`."""
     with requests.Session() as session:
         session.trust_env = False
-        session.mount("http://", _DeadlineAdapter(time.monotonic() + timeout_s))
+        # One call needs no kept connection; a board has few, and gets this one back at once.
+        session.headers.clear()
+        session.headers["Connection"] = "close"
+        session.mount("http://", _DeadlineAdapter(_monotonic() + timeout_s))
         try:
-            response = session.request(
+            with session.request(
                 call.method,
                 f"http://{address}{call.path}",
                 data=call.body() or None,
@@ -32,8 +44,8 @@ def send(address: str, call: Call, timeout_s: float) -> bytes:
                 timeout=timeout_s,
                 allow_redirects=False,
                 stream=True,
-            )
-            body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
+            ) as response:
+                body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _board_error(address, error, timeout_s) from error
         if len(body) > MAX_ANSWER_BYTES:
@@ -47,7 +59,7 @@ class _DeadlineSocket(socket.socket):
     deadline: float
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        left = self.deadline - time.monotonic()
+        left = self.deadline - _monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         self.settimeout(left)
@@ -55,14 +67,21 @@ class _DeadlineSocket(socket.socket):
 
 
 class _DeadlineAdapter(HTTPAdapter):
-    """Connections of this adapter end at ``deadline`` (monotonic seconds)."""
+    """Connections of this adapter end at ``deadline`` (monotonic seconds), or when it is closed.
+
+    urllib3 leaves an idle connection open until its pool is collected as garbage; whoever keeps the
+    error of a call would keep one of the board's few connections, too.
+    """
 
     def __init__(self, deadline: float) -> None:
+        self._sockets = sockets = list[socket.socket]()
+
         class Connection(urllib3.connection.HTTPConnection):
             def _new_conn(self) -> socket.socket:
                 plain = super()._new_conn()
                 sock = _DeadlineSocket(plain.family, plain.type, plain.proto, plain.detach())
                 sock.deadline = deadline
+                sockets.append(sock)
                 return sock
 
         class Pool(urllib3.HTTPConnectionPool):
@@ -75,24 +94,36 @@ class _DeadlineAdapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": self._pool_class}
 
+    def close(self) -> None:
+        super().close()
+        for sock in self._sockets:
+            sock.close()
+
 
 def _board_error(address: str, error: Exception, timeout_s: float) -> BoardError:
     """What the libraries raise, by its innermost cause."""
     causes = _chain(error)
-    if any(isinstance(cause, ConnectTimeoutError) for cause in causes):
+
+    def is_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    # The order matters: urllib3's NewConnectionError is a ConnectTimeoutError, too.
+    if is_by(ConnectionRefusedError):
+        return BoardError(address, "refused", "refused the connection: does its program run?")
+    if is_by(NameResolutionError, LocationParseError):
+        return BoardError(address, "unreachable", "has a host name that nobody knows")
+    if is_by(NewConnectionError):
+        return BoardError(address, "unreachable", f"cannot be reached: {causes[-1]}")
+    if is_by(ConnectTimeoutError):
         return BoardError(
             address, "timeout", f"did not take a connection within {timeout_s:g} s: is it powered?"
         )
-    if any(
-        isinstance(cause, TimeoutError | urllib3.exceptions.ReadTimeoutError) for cause in causes
-    ):
+    if is_by(TimeoutError, ReadTimeoutError):
         return BoardError(address, "timeout", f"did not answer within {timeout_s:g} s")
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return BoardError(address, "refused", "refused the connection: does its program run?")
-    if any(isinstance(cause, NameResolutionError) for cause in causes):
-        return BoardError(address, "unreachable", "has a host name that nobody knows")
-    if any(isinstance(cause, NewConnectionError) for cause in causes):
-        return BoardError(address, "unreachable", f"cannot be reached: {causes[-1]}")
+    if is_by(http.client.LineTooLong):
+        return BoardError(address, "too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
+    if is_by(http.client.HTTPException) and not is_by(ConnectionError, http.client.IncompleteRead):
+        return BoardError(address, "bad_answer", "does not speak HTTP")
     return BoardError(address, "closed", "broke the connection off before its answer was whole")
 
 

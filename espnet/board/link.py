@@ -20,6 +20,7 @@ from espnet.model import split_address
 
 #: What a board's head may add to its body.
 _MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024
+_LET_GO = "was let go in the middle of a request"
 
 
 def request_bytes(address: str, call: Call) -> bytes:
@@ -42,6 +43,9 @@ class Link:
         host, port = split_address(address)
         self._host, self._port = host.strip("[]"), port or 80
         self._wire: _Wire | None = None
+        self._closed = False
+        #: Whether a request is in flight.
+        self.is_busy = False
 
     @property
     def is_open(self) -> bool:
@@ -50,23 +54,29 @@ class Link:
 
     async def exchange(self, request: bytes, timeout_s: float) -> bytes:
         """Sends a request and returns the body of a 2xx answer; raises `BoardError`."""
+        if self.is_busy:
+            raise RuntimeError(f"two requests at once to the board at {self.address}")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        self.is_busy, self._closed = True, False
         wire = self._wire
-        if wire is not None and wire.is_open:
-            # The board may close an idle connection in the very moment we use it; then the request
-            # is sent again. All that is sent here says a state, never a toggle, so twice is once.
-            try:
-                return require_ok(self.address, *await wire.exchange(request, deadline))
-            except _StaleConnection:
-                pass
-        self._wire = wire = await self._connect(loop, deadline, timeout_s)
         try:
+            if wire is not None and wire.is_open:
+                # The board may close an idle connection in the very moment we use it; then the
+                # request is sent again. All that is sent here says a state, never a toggle, so
+                # twice is once.
+                try:
+                    return require_ok(self.address, *await wire.exchange(request, deadline))
+                except _StaleConnection:
+                    pass
+            self._wire = wire = await self._connect(loop, deadline, timeout_s)
             return require_ok(self.address, *await wire.exchange(request, deadline))
         except _StaleConnection:
             raise BoardError(
                 self.address, "closed", "closed the connection without an answer"
             ) from None
+        finally:
+            self.is_busy = False
 
     async def _connect(
         self, loop: asyncio.AbstractEventLoop, deadline: float, timeout_s: float
@@ -82,16 +92,19 @@ class Link:
             ) from None
         except ConnectionRefusedError:
             raise BoardError(self.address, "refused", "refused the connection") from None
-        except OSError as error:
-            raise BoardError(
-                self.address, "unreachable", f"cannot be reached: {error.strerror or error}"
-            ) from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: no resolver takes such a name
+            what = getattr(error, "strerror", None) or error
+            raise BoardError(self.address, "unreachable", f"cannot be reached: {what}") from error
+        if self._closed:
+            wire.abort()
+            raise BoardError(self.address, "closed", _LET_GO)
         return wire
 
     def close(self) -> None:
-        """Closes the connection, if one is kept."""
+        """Closes the connection, if one is kept; a request in flight ends with a `BoardError`."""
+        self._closed = True
         if self._wire is not None:
-            self._wire.abort()
+            self._wire.fail("closed", _LET_GO)
             self._wire = None
 
 
@@ -135,9 +148,9 @@ class _Wire(asyncio.Protocol):
     def _expire(self) -> None:
         if self._answer is not None and not self._answer.done():
             part = "did not answer" if not self._received else "did not finish its answer"
-            self._fail("timeout", f"{part} within {self._timeout_s:g} s")
+            self.fail("timeout", f"{part} within {self._timeout_s:g} s")
 
-    def _fail(self, kind: str, what: str) -> None:
+    def fail(self, kind: str, what: str) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(BoardError(self._address, kind, what))
         self.abort()
@@ -154,12 +167,12 @@ class _Wire(asyncio.Protocol):
             return
         self._received += len(data)
         if self._received > _MAX_RECEIVED_BYTES:
-            self._fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
+            self.fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail("bad_answer", f"does not speak HTTP: {error}")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.fail("bad_answer", f"does not speak HTTP: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
@@ -169,11 +182,25 @@ class _Wire(asyncio.Protocol):
             self._answer.set_exception(_StaleConnection())
         elif error is None and self._has_head and not self._has_end:
             # HTTP/1.0: the end of the connection is the end of the body.
-            self._answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
+            self._finish(self._parser.get_status_code())
         else:
-            self._fail("closed", "broke the connection off before its answer was whole")
+            self.fail("closed", "broke the connection off before its answer was whole")
+
+    def _finish(self, status: int) -> None:
+        """The answer is whole."""
+        if self._answer is None or self._answer.done():
+            return
+        body = b"".join(self._body)
+        if len(body) > MAX_ANSWER_BYTES:
+            self.fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
+        else:
+            self._answer.set_result((status, body))
 
     # --- httptools ------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._answer is None or self._answer.done():
+            self.abort()  # a second answer to one request: the next one would be off by one
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
@@ -186,8 +213,11 @@ class _Wire(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._has_end = self._has_head = False  # "100 Continue": the answer itself follows
+            return
+        self._finish(status)
         if not self._parser.should_keep_alive():
             self.is_open = False
             self._transport.close()

@@ -1,0 +1,200 @@
+"""A stand-in board at the wire: it sends exactly the bytes that a test wrote down, well formed or not.
+
+One `Wire` may play a whole fleet: it listens on all of 127.0.0.0/8, and each address is a board with an
+id and a script of its own. It runs in a thread, so that blocking clients can be tested with it too.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+Then = Literal["keep", "close", "reset", "hang"]
+
+
+class Say(NamedTuple):
+    """What a board does with one request: the pieces that it sends, ``gap_s`` apart, and what then
+    becomes of the connection."""
+
+    pieces: tuple[bytes, ...] = ()
+    then: Then = "keep"
+    gap_s: float = 0.0
+
+    @property
+    def bytes(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+def status_body(board_id: str = "b1", f: float | None = 104.0, **more: object) -> bytes:
+    """What a board of this id answers to ``GET /``."""
+    return json.dumps({"id": board_id, "f": f, "gpio": {"2": 1, "4": 0}, **more}).encode()
+
+
+def answer(
+    body: bytes = b'{"id": "b1", "f": 104.0, "gpio": {"2": 1, "4": 0}}',
+    *,
+    status: str = "200 OK",
+    headers: str = "",
+    version: str = "HTTP/1.1",
+    then: Then = "keep",
+) -> Say:
+    """A well-formed answer with its length."""
+    head = f"{version} {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode()
+    return Say((head + body,), then)
+
+
+def eventually(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    """Returns as soon as ``condition`` is true; fails when it is not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.002)
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
+    return count
+
+
+class Wire:
+    """The boards behind one port, each at its own loopback address.
+
+    ``default`` answers every request of a board for which `script` has nothing; the last entry of a
+    script is repeated.
+    """
+
+    def __init__(self, *script: Say) -> None:
+        self.scripts: dict[str, list[Say]] = defaultdict(list)
+        self.scripts["127.0.0.1"] += script
+        self.default: Callable[[str, bytes], Say] = lambda host, request: answer(
+            status_body(board_id(host))
+        )
+        self.requests: dict[str, list[bytes]] = defaultdict(list)
+        self.connections: dict[str, int] = defaultdict(int)
+        self.open: dict[str, int] = defaultdict(int)
+        self.most_at_once: dict[str, int] = defaultdict(int)
+        self.busy = self.most_busy = 0
+        self._busy: dict[str, int] = defaultdict(int)
+        self._loop = asyncio.new_event_loop()
+        self._socket = socket.create_server(("0.0.0.0", 0), backlog=4096)
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def address(self, host: str = "127.0.0.1") -> str:
+        return f"{host}:{self.port}"
+
+    def __enter__(self) -> "Wire":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        accepting = self._loop.create_task(self._accept())
+        self._loop.run_forever()
+        for task in (accepting, *self._tasks):
+            task.cancel()
+        self._loop.run_until_complete(
+            asyncio.gather(accepting, *self._tasks, return_exceptions=True)
+        )
+        self._loop.close()
+        self._socket.close()
+
+    async def _accept(self) -> None:
+        while True:
+            connection, _ = await self._loop.sock_accept(self._socket)
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        host = connection.getsockname()[0]
+        self.connections[host] += 1
+        self.open[host] += 1
+        received = b""
+        try:
+            while True:
+                while not (length := _whole(received)):
+                    piece = await self._loop.sock_recv(connection, 65_536)
+                    if not piece:
+                        return
+                    received += piece
+                request, received = received[:length], received[length:]
+                if not await self._answer(connection, host, request):
+                    return
+        except OSError:
+            return
+        finally:
+            self.open[host] -= 1
+            connection.close()
+
+    async def _answer(self, connection: socket.socket, host: str, request: bytes) -> bool:
+        """Plays the next entry of the script; returns whether the connection goes on."""
+        self.requests[host].append(request)
+        script = self.scripts[host]
+        say = (
+            (script.pop(0) if len(script) > 1 else script[0])
+            if script
+            else self.default(host, request)
+        )
+        self.busy += 1
+        self._busy[host] += 1
+        self.most_busy = max(self.most_busy, self.busy)
+        self.most_at_once[host] = max(self.most_at_once[host], self._busy[host])
+        try:
+            for number, piece in enumerate(say.pieces):
+                if number and say.gap_s:
+                    await asyncio.sleep(say.gap_s)
+                if number == len(say.pieces) - 1 and say.then == "keep":
+                    self._done(host)
+                await self._loop.sock_sendall(connection, piece)
+            if say.then == "hang":
+                # Until the other side has enough of it.
+                while await self._loop.sock_recv(connection, 65_536):
+                    pass
+        finally:
+            if not (say.pieces and say.then == "keep"):
+                self._done(host)
+        if say.then == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return say.then == "keep"
+
+    def _done(self, host: str) -> None:
+        self.busy -= 1
+        self._busy[host] -= 1
+
+
+def board_id(host: str) -> str:
+    """The id of the board at a loopback address."""
+    return "b" + "-".join(host.split(".")[1:])
+
+
+def _whole(received: bytes) -> int:
+    """The length of the request that ``received`` begins with, 0 while it is not whole."""
+    head, end, _ = received.partition(b"\r\n\r\n")
+    if not end:
+        return 0
+    length = len(head) + len(end)
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length += int(value)
+    return length if len(received) >= length else 0
