@@ -9,8 +9,9 @@ import pytest
 
 from espnet import server
 from espnet.simulator import Board, Fleet
+from espnet.simulator.intake import Intake
 
-from .world import World, marked_processes
+from .world import KEY, World, marked_processes
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,13 @@ def world(redis_url: str, short_path: Path) -> Iterator[World]:
         ESPNET_UPLOAD_INTERVAL="0.3",
     )
     yield from _until_its_end(world)
+
+
+@pytest.fixture
+def intake() -> Iterator[Intake]:
+    """The stand-in for Datadog; its key is `KEY`."""
+    with Intake(KEY) as intake:
+        yield intake
 
 
 @pytest.fixture

@@ -24,26 +24,17 @@ from espnet.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 ESPCLI = ROOT / "espcli"
+#: The stand-in intake's key.
+KEY = "a-key-of-no-value"
 MARK = "ESPNET_TEST_MARK"
 #: How long anything that is not under test may take on a busy machine, in seconds.
 PATIENCE_S = 20.0
 #: Every event that the docstrings of the collector, the uploader and the daemon know.
-VOCABULARY = frozenset(
-    [
-        "collector.started",
-        "collector.stopped",
-        "uploads.off",
-        "redis.not_started",
-        "board.lost",
-        "board.back",
-        "poll.void",
-        "polls.dropped",
-        "redis.lost",
-        "redis.back",
-        "upload.failed",
-        "upload.ok_again",
-    ]
-)
+VOCABULARY = {
+    *("collector.started", "collector.stopped", "uploads.off", "redis.not_started"),
+    *("board.lost", "board.back", "poll.void", "polls.dropped", "redis.lost", "redis.back"),
+    *("upload.failed", "upload.ok_again"),
+}
 
 T = TypeVar("T")
 
@@ -57,6 +48,11 @@ def wait_for(
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain: {what}"
         time.sleep(every_s)
     return seen
+
+
+def to_intake(url: str, key: str = KEY) -> dict[str, str]:
+    """The settings that lead a command's uploads to an intake."""
+    return {"DATADOG_API_KEY": key, "DATADOG_HOST": url}
 
 
 class Run:

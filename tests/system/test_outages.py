@@ -1,0 +1,139 @@
+"""Redis goes away under a running collector, in every way, and the collector goes on afterwards."""
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from conftest import RedisProcess
+
+from espnet.simulator import Board
+from espnet.simulator.intake import Intake
+
+from .world import KEY, World, polls, to_intake, wait_for
+
+
+class Place:
+    """A Redis of its own, with a collector and its boards."""
+
+    def __init__(self, stack: ExitStack, boards: list[Board]) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="espnet-", dir="/tmp"))
+        stack.callback(shutil.rmtree, folder)
+        self.boards = boards
+        self.intake = stack.enter_context(Intake(KEY))
+        self.redis = RedisProcess(folder, durable=True)
+        stack.callback(self.redis.stop)
+        self.redis.start()
+        self.world = World(
+            folder,
+            self.redis.url,
+            ESPNET_INTERVAL="0.5",
+            ESPNET_TIMEOUT="0.4",
+            ESPNET_UPLOAD_INTERVAL="0.3",
+            **to_intake(self.intake.url),
+        )
+        stack.callback(self.world.end)
+        self.names = self.world.register(*boards)
+        self.run = self.world.start("10")
+        wait_for("samples are accepted", lambda: self.intake.accepted > 20)
+
+    def is_polled_since(self, since_s: float) -> bool:
+        return all(polls(board, since_s) for board in self.boards)
+
+    def require_recovered(self) -> None:
+        """It was said once, everything goes on, nothing is lost, and it ends in order."""
+        run, world = self.run, self.world
+        run.wait_for_event("redis.back")
+        now_s, accepted = time.monotonic(), self.intake.accepted
+        wait_for("polls", lambda: self.is_polled_since(now_s))
+        wait_for("uploads", lambda: self.intake.accepted > accepted)
+        with world.store() as store:
+            for name in self.names:
+                wait_for("online", lambda name=name: world.state(store, name) == "online")
+        assert run.stop() == 0, run.log
+        assert [e["event"] for e in run.events("redis.lost", "redis.back")] == [
+            "redis.lost",
+            "redis.back",
+        ]
+        assert not run.events("redis.not_started", "upload.failed")
+        run.require_good_log()
+        books = world.require_balance()
+        # What was accepted just before the connection broke may have been sent again.
+        assert self.intake.accepted >= books["accepted"] > 0
+        assert books["dropped"] == 0
+        assert world.locks() == []
+
+
+@pytest.fixture
+def places(boards: list[Board]) -> Iterator[list[Place]]:
+    """Two places that know nothing of each other."""
+    with ExitStack() as stack:
+        yield [Place(stack, mine) for mine in (boards[:3], boards[3:6])]
+
+
+def test_the_collector_goes_on_after_redis_was_stopped_or_hung_for_ten_seconds(
+    places: list[Place],
+) -> None:
+    """Redis that is stopped, or that keeps its connections and answers nothing, for 10 s: it is said
+    once that it is gone and once that it is back, polls and uploads go on, nothing crashed."""
+    stopped, hung = places
+    stopped.redis.stop()
+    hung.redis.pause()
+    gone_s = time.monotonic()
+    stopped.run.wait_for_event("redis.lost")
+    hung.run.wait_for_event("redis.lost")
+    wait_for("ten seconds are over", lambda: time.monotonic() - gone_s >= 10)
+    # A person learns it too, with the exit code that says so.
+    assert "Redis" in stopped.world.espcli("devices", code=3)
+    for place in places:
+        assert place.run.process.poll() is None
+        assert not place.run.events("redis.back")
+    stopped.redis.start()
+    hung.redis.resume()
+    for place in places:
+        place.require_recovered()
+
+
+def test_a_collector_without_redis_still_stops_in_order(places: list[Place]) -> None:
+    """SIGTERM while Redis is away ends the collector with exit code 0, within its time-outs."""
+    stopped, hung = places
+    stopped.redis.stop()
+    hung.redis.pause()
+    for place in places:
+        place.run.wait_for_event("redis.lost")
+        place.run.send(signal.SIGTERM)
+    for place in places:
+        # The locks' time, and a Redis time-out for each thing that is still to be said to Redis.
+        assert place.run.process.wait(2 * 0.4 + 5 + 3 * 5) == 0, place.run.log
+        assert len(place.run.events("redis.lost")) == 1
+        place.run.require_good_log()
+
+
+def test_the_embedded_server_is_started_again_when_it_is_killed(
+    embedded_world: World, boards: list[Board]
+) -> None:
+    """``kill -9`` of the embedded server under two running collectors: one of them starts it again on
+    the same data, both go on, and each says once that it was gone and once that it is back."""
+    world = embedded_world
+    world.register(*boards[:3])
+    runs = [world.start("10"), world.start("9")]
+    # The append-only file is synced every second.
+    wait_for("four polls", lambda: all(len(polls(board)) > 4 for board in boards[:3]))
+    pid = world.json("redis")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    for run in runs:
+        run.wait_for_event("redis.back")
+    wait_for("polls", lambda: all(polls(board, killed_s + 1) for board in boards[:3]))
+    assert world.json("redis")["pid"] != pid
+    assert [row["name"] for row in world.json("devices")] == ["b0", "b1", "b2"]
+    assert [run.stop() for run in runs] == [0, 0]
+    for run in runs:
+        said = [event["event"] for event in run.events("redis.lost", "redis.back")]
+        assert said == ["redis.lost", "redis.back"]
+        assert not run.events("redis.not_started")
