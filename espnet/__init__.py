@@ -18,12 +18,14 @@ layer  module                                      responsibility
 =====  ==========================================  ====================================================
 0      ``errors`` ``clock`` ``model``              the error tree; time; frozen records and their codecs
 1      ``board/``                                  every call that a board understands, sent two ways
-1      ``store``                                   every Redis key, script and codec
 1      ``server``                                  which Redis is used; the embedded one
 1      ``sinks/``                                  one file a place that samples go
-3      ``collector`` ``uploader``                  the trips; the stream to the sinks
-4      ``config`` ``daemon`` ``simulator/``        the environment; the loops; boards without hardware
-5      ``cli/``                                    fire classes, rendering, exit codes, the demo
+2      ``store``                                   every Redis key, script and codec
+3      ``trip``                                    what a poll's answer becomes: pure
+4      ``collector`` ``uploader``                  the trips; the stream to the sinks
+4      ``config`` ``simulator/``                   the environment; boards without hardware
+5      ``daemon``                                  the loops, signals and the ordered stop
+6      ``cli/``                                    fire classes, rendering, exit codes, the demo
 =====  ==========================================  ====================================================
 
 Three sockets, three rooms: only ``board/`` speaks HTTP to boards, only ``store`` and ``server`` speak

@@ -1,0 +1,218 @@
+"""Laws of `espnet.model`: what may be called what, and what the bytes mean."""
+
+import msgspec
+import pytest
+from board_wire import status_body
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet.model import (
+    FRESH_INTERVALS,
+    Books,
+    Climate,
+    Device,
+    Fault,
+    Reading,
+    SampleBatch,
+    View,
+    celsius_to_fahrenheit,
+    decode_batch,
+    decode_device,
+    decode_fault,
+    decode_reading,
+    encode,
+    finite,
+    phase,
+    problem_with_address,
+    problem_with_name,
+    problem_with_tag,
+    split_address,
+)
+
+DEVICE = Device(
+    id="b1",
+    name="porch",
+    address="10.0.0.7",
+    tags=("room:attic",),
+    interval_s=0.5,
+    dht22={"air": 4},
+    report_pins=(2, 4),
+    registered_at=1.5,
+)
+READING = Reading(
+    at=100.0,
+    poll_s=0.01,
+    interval_s=10.0,
+    collector="here",
+    status=msgspec.Raw(status_body(uptime_s=7)),
+    dht22={"air": Climate(21.5, 40.0)},
+    dht22_errors={"soil": "no answer"},
+)
+FAULT = Fault(kind="timeout", what="did not answer", failures=3, since=90.0, at=110.0)
+BATCH = SampleBatch(100.0, ("name:porch",), (("esp32.f", 104.0, ()), ("esp32.gpio", 1, ("pin:2",))))
+
+RECORDS = [
+    (DEVICE, decode_device),
+    (FAULT, decode_fault),
+    (BATCH, decode_batch),
+]
+
+
+@pytest.mark.parametrize(("record", "decode"), RECORDS, ids=lambda part: type(part).__name__)
+def test_records_survive_their_bytes(record, decode) -> None:
+    """What was stored is what is read, and it is plain JSON."""
+    assert decode(encode(record)) == record
+    assert msgspec.json.decode(encode(record))
+
+
+def test_a_reading_keeps_the_board_s_answer_byte_for_byte() -> None:
+    """Fields that EspNet does not know yet are not lost on the way."""
+    body = b'{"id": "b1",  "f": 1, "gpio": {"2": 1}, "new": [1.0, "\xc3\xa9"]}'
+    reading = msgspec.structs.replace(READING, status=msgspec.Raw(body))
+    again = decode_reading(encode(reading))
+    assert bytes(again.status) == body
+    assert again.decoded().gpio == {2: 1}
+    assert (again.dht22, again.dht22_errors) == (READING.dht22, READING.dht22_errors)
+
+
+def test_a_record_that_decodes_is_valid() -> None:
+    """A field of the wrong type never gets into the program."""
+    for wrong in (b'{"id": 1, "name": "a", "address": "b"}', b'{"id": "a"}', b"[]", b""):
+        with pytest.raises(msgspec.DecodeError):
+            decode_device(wrong)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "fault", "state"),
+    [
+        (0, None, "online"),
+        (FRESH_INTERVALS * 10, None, "online"),
+        (FRESH_INTERVALS * 10 + 0.1, None, "offline"),
+        (0, FAULT, "late"),
+        (FRESH_INTERVALS * 10 + 0.1, FAULT, "offline"),
+    ],
+)
+def test_a_device_is_online_while_its_reading_is_fresh(age_s, fault, state) -> None:
+    """Freshness is counted in the device's own intervals, and a failed poll makes it late at once."""
+    assert View(DEVICE, READING, fault).state(READING.at + age_s) == state
+
+
+def test_a_device_without_a_reading_is_new_or_offline() -> None:
+    """Never polled is something else than never answered."""
+    assert View(DEVICE, None, None).state(0) == "new"
+    assert View(DEVICE, None, FAULT).state(0) == "offline"
+
+
+def test_0_degrees_are_a_temperature() -> None:
+    """0.0 is a value like any other, never 'nothing'."""
+    assert celsius_to_fahrenheit(0) == 32
+    assert Climate(-40, 0).temp_f == -40
+    assert View(DEVICE, READING, None).state(READING.at) == "online"
+
+
+@given(st.lists(st.floats() | st.integers(0, 1)))
+def test_only_numbers_pass_the_gate(values) -> None:
+    """NaN and infinities are taken out and counted; nothing else is touched."""
+    points = [("m", value, ()) for value in values]
+    kept, refused = finite(points)
+    assert len(kept) + refused == len(points)
+    assert [p for p in points if p[1] - p[1] == 0] == list(kept)
+
+
+def test_a_batch_becomes_samples_with_all_their_tags() -> None:
+    """The shared time and tags belong to every sample of the poll."""
+    first, second = BATCH.samples()
+    assert (first.metric, first.value, first.at, first.tags) == (
+        "esp32.f",
+        104.0,
+        100.0,
+        ("name:porch",),
+    )
+    assert second.tags == ("name:porch", "pin:2")
+
+
+def test_empty_books_are_zeros() -> None:
+    """Before the first sample the books balance, too."""
+    assert Books() == Books(collected=0, accepted=0, dropped=0, queued=0, refused=0)
+
+
+def test_phases_spread_a_fleet_evenly() -> None:
+    """A thousand boards with neighbouring ids are due all over their interval, always the same way."""
+    phases = [phase(f"2462abcd{number:04x}") for number in range(1000)]
+    assert all(0 <= p < 1 for p in phases)
+    assert phases == [phase(f"2462abcd{number:04x}") for number in range(1000)]
+    for tenth in range(10):
+        assert 60 <= sum(tenth <= p * 10 < tenth + 1 for p in phases) <= 140
+
+
+@pytest.mark.parametrize(
+    "name", ["porch", "1", "1e3", "True", "None", "Küche", "温室", "a.b#c", "_x", "x" * 64, "🌡"]
+)
+def test_any_printable_name_without_spaces_will_do(name) -> None:
+    """Names are labels: whatever a person can type and read is one."""
+    assert problem_with_name(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a b", "a\tb", "a\u00a0b", "-a", "\x1b", "\udcff", "x" * 65]
+)
+def test_a_name_that_would_break_a_command_or_a_table_is_refused(name) -> None:
+    """Spaces, control characters, half characters and options are not names."""
+    assert problem_with_name(name)
+
+
+@pytest.mark.parametrize("tag", ["room:attic", "a", "Etage:2/links", "über:x", "a" * 200])
+def test_tags_are_datadog_s(tag) -> None:
+    """What Datadog takes, EspNet takes."""
+    assert problem_with_tag(tag) is None
+
+
+@pytest.mark.parametrize("tag", ["", "1a", "_a", "a b", "a,b", "a" * 201, "a\n"])
+def test_tags_that_datadog_would_change_are_refused(tag) -> None:
+    """What Datadog would rewrite or drop is said at once."""
+    assert problem_with_tag(tag)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("192.168.1.7", ("192.168.1.7", 80)),
+        ("192.168.1.7:8080", ("192.168.1.7", 8080)),
+        ("porch.local", ("porch.local", 80)),
+        ("porch.local.", ("porch.local.", 80)),
+        ("a-b:1", ("a-b", 1)),
+        ("[::1]", ("[::1]", 80)),
+        ("[fe80::1%eth0]:65535", ("[fe80::1%eth0]", 65535)),
+        ("x" * 63 + ".example", ("x" * 63 + ".example", 80)),
+    ],
+)
+def test_an_address_is_a_host_and_perhaps_a_port(address, parts) -> None:
+    """Names, IPv4 and bracketed IPv6 are addresses; port 80 is understood."""
+    assert problem_with_address(address) is None
+    assert split_address(address) == parts
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "http://a", "a/b", "a:b", "a:", "a:0", "a:65536", "a:-1", "a:١", "a:1:2", "::1"),
+        *("[::1", "[::1x:80", "[::1]x:80", "[:80", "[]", "[]:80", "[127.0.0.1]", "[fe80::1%/x]"),
+        *("1.2.3", "1.2.3.256", "1.2.3.4.5", "1..", "a..b", ".a", "-a", "a@b", "a#b", "u:p@host"),
+        *("a\n", "[fe80::1%\r\nX:y]", "a:" + "9" * 5000),
+        *("x" * 64 + ".example", ".".join(["x" * 60] * 5)),
+    ],
+)
+def test_what_no_resolver_or_url_would_take_is_refused(address) -> None:
+    """An address that would fail at every poll, or change what is requested, is never stored."""
+    assert problem_with_address(address)
+
+
+@given(st.text(max_size=30) | st.from_regex(r"\[?[a-f0-9:.%]+\]?(:[0-9]+)?", fullmatch=True))
+def test_no_text_breaks_the_address_parser(address) -> None:
+    """Whatever a person types is an address or a reason."""
+    if problem_with_address(address) is None:
+        host, port = split_address(address)
+        assert host
+        assert port is not None
+        assert 0 < port < 65536
+        assert not set("/@#? \r\n") & set(address)
