@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +42,37 @@ MISCHIEF: tuple[tuple[str, dict[str, Any], str], ...] = (
 #: Seconds between two of them, so that the board is seen well in between.
 MISCHIEF_EVERY_S = 6.0
 REDRAW_S = 0.25
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Stopped(Exception):
-    """SIGTERM, or the collector's end."""
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not an `Exception`: nobody on the way may take it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def demo(seconds: float | None, clock: Clock | None = None) -> int:
     """Runs for ``seconds``, or until Ctrl-C when None; returns 0 if nothing was lost."""
     clock = clock or SystemClock()
     console = Console()
-    previous = signal.signal(signal.SIGTERM, lambda *_: _stop())
+    previous = {number: signal.signal(number, _stop) for number in STOPS}
     try:
         with ExitStack() as stack:
             return _demo(stack, console, seconds, clock)
+    except _Stopped as stopped:
+        console.print("Stopped before there was anything to sum up.")
+        return 128 + stopped.number
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _stop() -> None:
-    raise _Stopped
+def _stop(number: int, _: object) -> None:
+    # One stop is enough: a second Ctrl-C must not leave half of it running.
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stopped(number)
 
 
 def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Clock) -> int:
@@ -103,11 +114,8 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
     stack.callback(store.close)
 
     began = clock.monotonic()
-    try:
+    with suppress(_Stopped):  # that is how it usually ends
         _watch(console, store, intake, boards[2], collector, seconds, clock)
-    except (KeyboardInterrupt, _Stopped):
-        # One stop is enough: a second Ctrl-C must not leave half of it running.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     ran_s = clock.monotonic() - began
     code = _end(collector)
     _flush(environ)
