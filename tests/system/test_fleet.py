@@ -1,0 +1,56 @@
+"""A fleet of thirty boards under one collector."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from espnet.simulator import Board, Fleet
+
+from .world import World, gaps, polls, wait_for
+
+SECONDS = 9
+
+
+@pytest.fixture
+def thirty() -> Iterator[list[Board]]:
+    """Thirty boards with the goal heap."""
+    with Fleet(30, seed=5, compiled=True) as fleet:
+        yield list(fleet)
+
+
+def test_thirty_boards_are_polled_evenly(world: World, thirty: list[Board]) -> None:
+    """Every second each board is polled once, and the polls are spread over the second: not all in
+    one heartbeat."""
+    with ThreadPoolExecutor(4) as pool:
+        names = [f"b{number}" for number in range(len(thirty))]
+        list(pool.map(lambda board, name: world.register(board, names=name), thirty, names))
+    run = world.start("10", "--device_update_interval", "1")
+    wait_for("all are polled", lambda: all(polls(board) for board in thirty))
+    began_s = time.monotonic()
+    wait_for("some time", lambda: time.monotonic() - began_s > SECONDS, SECONDS + 5)
+    until_s = time.monotonic()
+    assert run.stop() == 0
+    assert not run.events("board.lost", "polls.dropped", "poll.void")
+    times = [
+        [poll.at_s for poll in polls(board, began_s) if poll.at_s <= until_s] for board in thirty
+    ]
+    for board, own in zip(thirty, times, strict=True):
+        assert SECONDS - 1 <= len(own) <= SECONDS + 2
+        assert max(gaps(board, began_s, until_s)) < 2
+        assert board.most_requests == 1
+    # In tenths of a second, the heartbeats: an even fleet of 30 has 3 in each.
+    tenths = [0] * 10
+    for own in times:
+        for at_s in own:
+            tenths[int(at_s * 10) % 10] += 1
+    assert min(tenths) > 0
+    assert max(tenths) < sum(tenths) / 3, tenths
+    # A board keeps its place in the second.
+    for own in times:
+        assert statistics.pstdev(at_s - n for n, at_s in enumerate(own)) < 0.3
+    assert len(world.json("devices")) == 30
+    assert {row["state"] for row in world.json("devices")} == {"online"}
+    world.require_balance()
