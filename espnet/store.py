@@ -14,7 +14,7 @@ key                   type    holds
                               for the reader to say (`Reading.is_fresh`)
 ``faults``            hash    id → `Fault`, only while polls fail
 ``lock:ID``           string  the token of who may talk to the board; always with a TTL
-``fence``             int     the number of the latest lock grant
+``fence``             int     grows with every lock grant, in the order of the grants
 ``collectors``        zset    collector → when it last claimed (Unix seconds)
 ``samples``           stream  one entry a poll: ``n`` samples, ``batch`` (`SampleBatch`); a sink is a
                               consumer group; an entry leaves when it was delivered
@@ -22,13 +22,14 @@ key                   type    holds
 ====================  ======  ========================================================================
 
 Invariants: what belongs together changes in one transaction or one script (``lua/``). A lock's
-token is ``HOLDER:FENCE``; only its owner commits or releases. Every error of the client library leaves
-here as `StoreUnavailable`.
+token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every error of the client
+library leaves here as `StoreUnavailable`.
 """
 
 import functools
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -67,6 +68,8 @@ BATCH = 256
 DEFAULT_MAX_SAMPLES = 1_000_000
 #: A collector that has not claimed for so long is no longer listed, in seconds.
 COLLECTOR_FORGOTTEN_S = 3_600
+#: Decoded records that are kept between claims: a fleet of this size never decodes one twice.
+CACHED_DEVICES = 65_536
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,6 +122,24 @@ class LockState(NamedTuple):
     left_s: float
 
 
+class _FencedLock(Lock):
+    """redis-py's lock, whose grant and fence are one step.
+
+    A fence that was taken before the wait for the lock would be older than the fence of whoever held
+    the lock meanwhile, and the board would refuse it.
+    """
+
+    fence_key = ""
+    fence = 0
+
+    def do_acquire(self, token: str) -> bool:
+        pipe = self.redis.pipeline()
+        pipe.set(self.name, token, nx=True, px=int(float(self.timeout or 0) * 1000))
+        pipe.incr(self.fence_key)
+        taken, self.fence = pipe.execute()
+        return bool(taken)
+
+
 def _translated(method: F) -> F:
     """What the client library raises leaves as one sentence about Redis."""
 
@@ -164,8 +185,8 @@ class Store:
         self._claim = self._script("claim")
         self._commit = self._script("commit")
         self._accept = self._script("accept")
-        # A device's record rarely changes between two claims: the bytes tell, so it is decoded once.
-        self._decoded: dict[str, tuple[bytes, Device]] = {}
+        # A device's record rarely changes between two claims: the same bytes are the same object.
+        self._decoded = functools.lru_cache(CACHED_DEVICES)(decode_device)
 
     def _script(self, name: str) -> Callable[..., Any]:
         source = resources.files("espnet").joinpath("lua", name + ".lua").read_text()
@@ -339,36 +360,40 @@ class Store:
         """Holds a device's lock for the ``with`` block.
 
         Waits up to ``wait_s`` for it, then raises `DeviceBusy`. It ends by itself after ``ttl_s``;
-        a block that took longer ends with `DeviceLockLost`.
+        a block that took longer ends with `DeviceLockLost`, unless it raised something itself.
         """
         lock, grant = self._acquire(device, holder, ttl_s, wait_s)
         try:
             yield grant
-        finally:
+        except BaseException:
             if not grant.committed:
-                self._release(lock, device)
+                with suppress(DeviceLockLost, StoreUnavailable):
+                    self._release(lock, device)
+            raise
+        if not grant.committed:
+            self._release(lock, device)
 
     @_translated
     def _acquire(
         self, device: Device, holder: str, ttl_s: float, wait_s: float
     ) -> tuple[Lock, Grant]:
-        fence = self._redis.incr(self._fence)
-        grant = Grant(device.id, f"{holder}:{fence}", fence)
-        lock = Lock(
+        token = f"{holder}:{secrets.randbits(64)}"
+        lock = _FencedLock(
             self._redis,
             self._locks + device.id,
             timeout=ttl_s,
             sleep=0.05,
             blocking_timeout=wait_s,
         )
-        if not lock.acquire(token=grant.token):
+        lock.fence_key = self._fence
+        if not lock.acquire(token=token):
             state = self.lock_state(device)
             raise DeviceBusy(
                 device.name,
                 state.holder if state else "somebody else",
                 state.left_s if state else 0,
             )
-        return lock, grant
+        return lock, Grant(device.id, token, lock.fence)
 
     @_translated
     def _release(self, lock: Lock, device: Device) -> None:
@@ -385,7 +410,8 @@ class Store:
         token, left_ms = pipe.execute()
         if token is None:
             return None
-        return LockState(token.decode().rpartition(":")[0], max(left_ms, 0) / 1000)
+        text = token.decode(errors="replace")
+        return LockState(text.rpartition(":")[0] or text, max(left_ms, 0) / 1000)
 
     # --- the trip -------------------------------------------------------------------------------
 
@@ -405,16 +431,12 @@ class Store:
         )
         claims = []
         for raw_id, record, fault, due, token, fence in rows:
-            device_id = raw_id.decode()
-            known = self._decoded.get(device_id)
-            if known is None or known[0] != record:
-                known = self._decoded[device_id] = (record, decode_device(record))
             claims.append(
                 Claim(
-                    known[1],
+                    self._decoded(record),
                     decode_fault(fault) if fault else None,
                     float(due),
-                    Grant(device_id, token.decode(), fence),
+                    Grant(raw_id.decode(), token.decode(), fence),
                 )
             )
         return claims

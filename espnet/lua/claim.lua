@@ -16,33 +16,47 @@ local now, ttl_ms = tonumber(ARGV[1]), tonumber(ARGV[3])
 redis.call('ZADD', KEYS[5], now, ARGV[4])
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[6]))
 
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-local count = #due / 2
-if count == 0 then return {} end
+local claimed, limit = {}, tonumber(ARGV[2])
 
-local ids = {}
-for i = 1, count do ids[i] = due[2 * i - 1] end
-local devices = redis.call('HMGET', KEYS[2], unpack(ids))
-local faults = redis.call('HMGET', KEYS[3], unpack(ids))
-local fence = redis.call('INCRBY', KEYS[4], count) - count
+-- Looks at the next so many that are due; returns how many there were.
+local function look_at(most)
+  local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  local count = #due / 2
+  if count == 0 then return 0 end
 
-local claimed, next_look = {}, {}
-for i = 1, count do
-  local id, lock = ids[i], ARGV[5] .. ids[i]
-  fence = fence + 1
-  if not devices[i] then
-    redis.call('ZREM', KEYS[1], id)
-  else
-    local token = ARGV[4] .. ':' .. string.format('%.0f', fence)
-    local look = now + ttl_ms / 1000
-    if redis.call('SET', lock, token, 'NX', 'PX', ttl_ms) then
-      claimed[#claimed + 1] = {id, devices[i], faults[i], due[2 * i], token, fence}
+  local ids = {}
+  for i = 1, count do ids[i] = due[2 * i - 1] end
+  local devices = redis.call('HMGET', KEYS[2], unpack(ids))
+  local faults = redis.call('HMGET', KEYS[3], unpack(ids))
+  local fence = redis.call('INCRBY', KEYS[4], count) - count
+
+  local next_look = {}
+  for i = 1, count do
+    local id, lock = ids[i], ARGV[5] .. ids[i]
+    fence = fence + 1
+    if not devices[i] then
+      redis.call('ZREM', KEYS[1], id)
     else
-      look = now + math.min(math.max(redis.call('PTTL', lock), 1) / 1000, 1)
+      local token = ARGV[4] .. ':' .. string.format('%.0f', fence)
+      local look = now + ttl_ms / 1000
+      if redis.call('SET', lock, token, 'NX', 'PX', ttl_ms) then
+        claimed[#claimed + 1] = {id, devices[i], faults[i], due[2 * i], token, fence}
+      else
+        local left_ms = redis.call('PTTL', lock)
+        if left_ms < 1 or left_ms > 1000 then left_ms = 1000 end
+        look = now + left_ms / 1000
+      end
+      next_look[#next_look + 1] = string.format('%.6f', look)
+      next_look[#next_look + 1] = id
     end
-    next_look[#next_look + 1] = string.format('%.6f', look)
-    next_look[#next_look + 1] = id
   end
+  if #next_look > 0 then redis.call('ZADD', KEYS[1], unpack(next_look)) end
+  return count
 end
-if #next_look > 0 then redis.call('ZADD', KEYS[1], unpack(next_look)) end
+
+-- The date of everything that was looked at is now later than now, so this ends.
+while #claimed < limit do
+  local most = limit - #claimed
+  if look_at(most) < most then break end
+end
 return claimed
