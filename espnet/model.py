@@ -364,14 +364,20 @@ class Input(msgspec.Struct, frozen=True):
 
 
 class PinMemory(msgspec.Struct, frozen=True):
-    """What is known of a governed pin: its level as last seen, and since when (Unix seconds)."""
+    """What is known of a governed pin: its level as last seen, and since when (Unix seconds).
+
+    ``changed_at`` 0 means that nobody saw it change.
+    """
 
     level: Literal[0, 1]
     changed_at: float
 
 
 class JobMemory(msgspec.Struct, frozen=True):
-    """What a threshold wants, and since when (Unix seconds). It outlives sensors and collectors."""
+    """What a threshold wants, and since when (Unix seconds). It outlives sensors and collectors.
+
+    ``changed_at`` 0 means that it never wanted anything else.
+    """
 
     on: bool
     changed_at: float
@@ -396,7 +402,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
     ``level`` is what it wants. ``rank`` is ``override``, ``fail-safe``, ``on`` or ``off``. ``why`` is a
     clause for people. ``input`` is what a threshold saw. ``until`` is when this may change by itself
-    (Unix seconds), None for never.
+    (Unix seconds), None for never. ``wants`` is what a threshold goes by and is remembered for, where
+    a minimum time makes it say ``level`` instead; None means the same as ``level``.
     """
 
     job: str
@@ -406,10 +413,11 @@ class Candidate(msgspec.Struct, frozen=True):
     why: str
     until: float | None = None
     input: Input | None = None
+    wants: Literal[0, 1] | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The one desired state of a pin: the winner decides, the losers would have said otherwise.
+    """The one desired state of a pin: the winner decides; the losers, best first, had less to say.
 
     ``until`` is the first moment at which it may change by itself (Unix seconds), None for never.
     """
