@@ -41,7 +41,8 @@ log = structlog.get_logger()
 
 
 class Tick(NamedTuple):
-    """What one tick did, in polls."""
+    """What one tick did, in polls: those that boards answered, those that they did not, and how many
+    of both came to nothing because their lock was gone."""
 
     ok: int = 0
     failed: int = 0
@@ -166,15 +167,13 @@ class Collector:
         locked_until = self._clock.monotonic() + self.lock_ttl_s
         waiting = {asyncio.create_task(self._trip(claim)) for claim in claims}
         failed = void = 0
-        try:
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, timeout=COMMIT_EVERY_S)
-                if done:
-                    polls = [task.result() for task in done]
-                    failed += sum(poll.fault is not None for poll in polls)
-                    void += await self._commit(polls, locked_until)
-        finally:
-            self._in_flight -= len(claims)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=COMMIT_EVERY_S)
+            if done:
+                polls = [task.result() for task in done]
+                failed += sum(poll.reading is None for poll in polls)
+                void += await self._commit(polls, locked_until)
+                self._in_flight -= len(polls)
         return Tick(len(claims) - failed, failed, void)
 
     async def _commit(self, polls: Sequence[Poll], locked_until: float) -> int:
@@ -209,6 +208,8 @@ class Collector:
             body = await target.link.exchange(target.get_basic, self._timeout_s)
             status = parse_status(device.address, body, device.id)
         except BoardError as error:
+            if self._targets.get(device.id) is not target:
+                return Poll(grant, self._clock.now())  # let go for a newer claim; its lock is gone
             target.link.close()
             if fault is None or fault.kind != error.kind:
                 log.warning("board.lost", name=device.name, kind=error.kind, reason=str(error))
@@ -262,7 +263,8 @@ class Collector:
 
     def _target(self, device: Device) -> _Target:
         target = self._targets.get(device.id)
-        if target is None or target.device is not device:
+        # A busy link means that somebody freed the lock under a trip: the device was registered anew.
+        if target is None or target.device is not device or target.link.is_busy:
             if target is not None:
                 target.link.close()
             target = self._targets[device.id] = _Target(device, self._interval_s)

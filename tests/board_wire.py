@@ -86,6 +86,8 @@ class Wire:
         self.most_at_once: dict[str, int] = defaultdict(int)
         self.busy = self.most_busy = 0
         self._busy: dict[str, int] = defaultdict(int)
+        self._go: threading.Event | None = None
+        self._hanging: dict[str, list[asyncio.Task[None]]] = {}
         self._loop = asyncio.new_event_loop()
         self._socket = socket.create_server(("0.0.0.0", 0), backlog=4096)
         self._socket.setblocking(False)
@@ -95,6 +97,17 @@ class Wire:
 
     def address(self, host: str = "127.0.0.1") -> str:
         return f"{host}:{self.port}"
+
+    def hold_back(self) -> threading.Event:
+        """From now on, no board answers before the event is set."""
+        self._go = threading.Event()
+        return self._go
+
+    def hang_up(self, host: str) -> None:
+        """Ends the connections of a board that hangs."""
+        self._loop.call_soon_threadsafe(
+            lambda: [task.cancel() for task in self._hanging.pop(host, [])]
+        )
 
     def __enter__(self) -> "Wire":
         self._thread.start()
@@ -160,6 +173,8 @@ class Wire:
         self.most_busy = max(self.most_busy, self.busy)
         self.most_at_once[host] = max(self.most_at_once[host], self._busy[host])
         try:
+            while self._go is not None and not self._go.is_set():  # noqa: ASYNC110 - another thread's
+                await asyncio.sleep(0.005)
             for number, piece in enumerate(say.pieces):
                 if number and say.gap_s:
                     await asyncio.sleep(say.gap_s)
@@ -167,7 +182,9 @@ class Wire:
                     self._done(host)
                 await self._loop.sock_sendall(connection, piece)
             if say.then == "hang":
-                # Until the other side has enough of it.
+                # Until the other side has enough of it, or `hang_up`.
+                if task := asyncio.current_task():
+                    self._hanging.setdefault(host, []).append(task)
                 while await self._loop.sock_recv(connection, 65_536):
                     pass
         finally:
