@@ -11,19 +11,20 @@ Events: ``board.lost`` ``board.back`` ``poll.void`` ``polls.dropped`` ``redis.lo
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import structlog
 
-from espnet import trip
-from espnet.board.calls import GET_BASIC, parse_climate, parse_status, read_dht22
-from espnet.board.link import Link, request_bytes
+from espnet import inputs, trip
 from espnet.clock import Clock
 from espnet.errors import BoardError, StoreUnavailable
-from espnet.model import Climate, Device
-from espnet.store import BATCH, Claim, Poll, Store
+from espnet.model import Device, Input, Threshold
+from espnet.store import BATCH, Claim, Grant, Poll, Store
+from espnet.visit import Target, act
+from espnet.watch import Watch, look_up
 
 #: Longest wait of a finished poll for others to be committed with, in seconds.
 COMMIT_EVERY_S = 0.1
@@ -70,27 +71,11 @@ class Outage:
                     log.info("redis.back")
 
 
-class _Target:
-    """What the collector keeps of a device between polls: its link, and what never changes."""
-
-    def __init__(self, device: Device, interval_s: float) -> None:
-        self.device = device
-        self.link = Link(device.address)
-        self.interval_s = device.interval_s or interval_s
-        self.tags = trip.sample_tags(device)
-        self.get_basic = request_bytes(device.address, GET_BASIC)
-        self.get_dht22 = {
-            name: request_bytes(device.address, read_dht22(pin))
-            for name, pin in device.dht22.items()
-        }
-        self.claimed_at = 0.0
-
-
 class Collector:
     """Polls the fleet. ``holder`` names this collector in locks, readings and `Store.collectors`.
 
     ``interval_s`` is for devices without one of their own; ``timeout_s`` is for one request. A trip
-    gets twice that for all its requests together.
+    gets three times that: for the board's answer, for all its sensors, for all writes.
     """
 
     def __init__(
@@ -107,8 +92,9 @@ class Collector:
         self._store, self._clock, self._holder = store, clock, holder
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._outage, self._luck = outage or Outage(), luck
-        self.lock_ttl_s = 2 * timeout_s + COMMIT_MARGIN_S
-        self._targets: dict[str, _Target] = {}
+        self.lock_ttl_s = 3 * timeout_s + COMMIT_MARGIN_S
+        self._targets: dict[str, Target] = {}
+        self._watch = Watch()
         self._in_flight = 0
         self._claiming = False
         self._stopping = False
@@ -138,6 +124,11 @@ class Collector:
         ticks = await asyncio.gather(*batches)
         return Tick(*map(sum, zip(*ticks, strict=True))) if ticks else Tick()
 
+    async def poll(self, claims: Sequence[Claim]) -> Tick:
+        """Polls devices whose locks somebody took already, and commits them."""
+        self._in_flight += len(claims)
+        return await self._poll(claims)
+
     def stop(self) -> None:
         """Claims nothing more; ticks under way end within their time-outs."""
         self._stopping = True
@@ -160,12 +151,34 @@ class Collector:
             self._outage.began(error)
             return []
         self._outage.ended()
+        if (version := self._store.jobs_version) != self._watch.version:
+            await self._learn(version)
         return claims
+
+    async def _learn(self, version: bytes) -> None:
+        """Somebody's jobs changed: learns anew who looks at whose readings."""
+        try:
+            jobs, devices = await self._in_thread(
+                lambda: (self._store.all_jobs(), self._store.devices())
+            )
+        except StoreUnavailable as error:
+            self._outage.began(error)
+        else:
+            self._watch.learn(version, jobs, {device.id: device.name for device in devices})
+
+    async def _wake(self) -> None:
+        """Makes devices due that look at a reading which changed sides."""
+        if woken := self._watch.take_woken():
+            try:
+                await self._in_thread(lambda: self._store.wake(woken, self._clock.now()))
+            except StoreUnavailable as error:
+                self._outage.began(error)
 
     async def _poll(self, claims: Sequence[Claim]) -> Tick:
         """Polls claimed devices and commits them as they end, the quick ones first."""
         locked_until = self._clock.monotonic() + self.lock_ttl_s
-        waiting = {asyncio.create_task(self._trip(claim)) for claim in claims}
+        others = await self._others(claims)
+        waiting = {asyncio.create_task(self._trip(claim, others)) for claim in claims}
         failed = void = 0
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=COMMIT_EVERY_S)
@@ -175,6 +188,25 @@ class Collector:
                 void += await self._commit(polls, locked_until)
                 self._in_flight -= len(polls)
         return Tick(len(claims) - failed, failed, void)
+
+    async def _others(self, claims: Sequence[Claim]) -> dict[str, Input] | None:
+        """What the thresholds of a batch look at beyond their own boards, in one round trip.
+
+        None where Redis did not say: then nothing is decided, and the leases go on deciding.
+        """
+        wanted = {
+            job.input
+            for claim in claims
+            for job in claim.jobs
+            if isinstance(job, Threshold) and inputs.parse(job.input).device != claim.device.name
+        }
+        if not wanted:
+            return {}
+        try:
+            return await self._in_thread(lambda: look_up(self._store, wanted))
+        except StoreUnavailable as error:
+            self._outage.began(error)
+            return None
 
     async def _commit(self, polls: Sequence[Poll], locked_until: float) -> int:
         """Commits, again and again while Redis is away, for as long as the locks can be ours.
@@ -193,81 +225,77 @@ class Collector:
                 await asyncio.sleep(RETRY_COMMIT_S)
             else:
                 self._outage.ended()
+                await self._wake()
                 if lost:
                     log.warning("poll.void", polls=len(lost), reason="the lock was gone")
                 return len(lost)
 
     # --- one trip -------------------------------------------------------------------------------
 
-    async def _trip(self, claim: Claim) -> Poll:
-        device, fault, due, grant = claim
+    async def _trip(self, claim: Claim, others: Mapping[str, Input] | None) -> Poll:
+        device = claim.device
         target = self._target(device)
-        monotonic = self._clock.monotonic
-        began = monotonic()
+        began = self._clock.monotonic()
         try:
-            body = await target.link.exchange(target.get_basic, self._timeout_s)
-            status = parse_status(device.address, body, device.id)
+            sight = await target.read(claim.grant.fence, self._clock, self._timeout_s)
         except BoardError as error:
-            if self._targets.get(device.id) is not target:
-                return Poll(grant, self._clock.now())  # let go for a newer claim; its lock is gone
-            target.link.close()
-            if fault is None or fault.kind != error.kind:
-                log.warning("board.lost", name=device.name, kind=error.kind, reason=str(error))
-            return trip.failed(
-                grant,
-                fault,
-                error,
-                at=self._clock.now(),
-                interval_s=target.interval_s,
-                tags=target.tags,
-                luck=self._luck(),
-            )
-        climates, climate_errors = (
-            await self._climates(target, began) if target.get_dht22 else ({}, {})
-        )
-        if fault is not None:
-            log.info("board.back", name=device.name, failures=fault.failures)
-        return trip.seen(
-            device,
-            grant,
-            fault,
-            body,
-            status,
-            climates,
-            climate_errors,
-            at=self._clock.now(),
-            poll_s=monotonic() - began,
-            due=due,
+            return self._failed(claim, target, error)
+        reading = sight.reading(
+            poll_s=self._clock.monotonic() - began,
             interval_s=target.interval_s,
             collector=self._holder,
+        )
+        memory = None
+        if claim.jobs and others is not None:
+            now_known, wrote = await act(
+                target,
+                claim,
+                sight,
+                reading,
+                others,
+                self._lift_fence,
+                self._clock,
+                self._timeout_s,
+            )
+            memory = now_known if now_known != claim.memory else None
+            if wrote:
+                reading = msgspec.structs.replace(reading, wrote=wrote)
+        if claim.fault is not None:
+            log.info("board.back", name=device.name, failures=claim.fault.failures)
+        self._watch.saw(device.name, reading, sight.status)
+        return trip.seen(claim, sight, reading, memory=memory, tags=target.tags)
+
+    def _failed(self, claim: Claim, target: Target, error: BoardError) -> Poll:
+        if self._targets.get(claim.device.id) is not target:
+            # Let go for a newer claim; its lock is gone.
+            return Poll(claim.grant, self._clock.now())
+        target.link.close()
+        if claim.fault is None or claim.fault.kind != error.kind:
+            log.warning("board.lost", name=claim.device.name, kind=error.kind, reason=str(error))
+        return trip.failed(
+            claim,
+            error,
+            at=self._clock.now(),
+            interval_s=target.interval_s,
             tags=target.tags,
+            luck=self._luck(),
         )
 
-    async def _climates(
-        self, target: _Target, began: float
-    ) -> tuple[dict[str, Climate], dict[str, str]]:
-        """Reads the DHT22 sensors in what is left of the trip's time; a failure costs one reading."""
-        climates: dict[str, Climate] = {}
-        errors: dict[str, str] = {}
-        for name, request in target.get_dht22.items():
-            left_s = began + 2 * self._timeout_s - self._clock.monotonic()
-            if left_s <= 0:
-                errors[name] = "not read: the board took too long before its turn"
-                continue
-            try:
-                body = await target.link.exchange(request, min(left_s, self._timeout_s))
-                climates[name] = parse_climate(target.device.address, body)
-            except BoardError as error:
-                errors[name] = error.what
-        return climates, errors
+    async def _lift_fence(self, grant: Grant, seen: int) -> Grant:
+        """Where Redis cannot be asked the write goes out as it is, and the board refuses it."""
+        try:
+            return await self._in_thread(lambda: self._store.lift_fence(grant, seen))
+        except StoreUnavailable as error:
+            self._outage.began(error)
+            return grant
 
-    def _target(self, device: Device) -> _Target:
+    def _target(self, device: Device) -> Target:
         target = self._targets.get(device.id)
         # A busy link means that somebody freed the lock under a trip: the device was registered anew.
         if target is None or target.device is not device or target.link.is_busy:
             if target is not None:
                 target.link.close()
-            target = self._targets[device.id] = _Target(device, self._interval_s)
+            target = self._targets[device.id] = Target(device, self._interval_s)
         target.claimed_at = self._clock.monotonic()
         return target
 

@@ -236,6 +236,16 @@ def _compare(job: Threshold, given: Input, last: JobMemory) -> tuple[bool, str]:
     return cold == (job.mode == "heat"), f"{figure} is {at}{side} {bound:.6g}"
 
 
+def side(job: Threshold, given: Input) -> int:
+    """Which side of its target an input is on: -1 below, 1 above, 0 in between, 2 for no number."""
+    if given.value is None or not math.isfinite(given.value):
+        return 2
+    value = given.value
+    if job.unit and given.unit and job.unit != given.unit:
+        value = value * 9 / 5 + 32 if job.unit == "f" else (value - 32) * 5 / 9
+    return (value >= job.target + job.band) - (value <= job.target - job.band)
+
+
 def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 or seconds == round(seconds) else f"{seconds:.1f} s"
 

@@ -9,6 +9,7 @@ import ipaddress
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -23,11 +24,19 @@ INTERVAL_RANGE_S = (0.1, 86_400.0)
 MAX_PIN = 54
 
 
+class Lease(msgspec.Struct, frozen=True):
+    """An ON that the board reverts by itself in ``left_s`` seconds, to the level ``safe``."""
+
+    left_s: float
+    safe: str = "low"
+
+
 class Status(msgspec.Struct, frozen=True):
-    """What a board answers to ``GET /``. Only the first three fields are known to 2021 firmware.
+    """What a board answers to ``GET /``. 2021 firmware knows only ``id``, ``f``, ``gpio`` and
+    ``espnet_host``; on firmware without leases ``leases`` is None.
 
     ``f`` is the chip's temperature in °F, None on chips without a sensor. ``gpio`` maps a pin's
-    number to its level.
+    number to its level. ``fence`` is the highest number that a lock's holder has shown since boot.
     """
 
     id: str
@@ -39,6 +48,9 @@ class Status(msgspec.Struct, frozen=True):
     mem_free: int | None = None
     version: str | None = None
     reset_cause: str | int | None = None
+    leases: dict[int, Lease] | None = None
+    leases_expired: int | None = None
+    fence: int | None = None
 
 
 class Climate(msgspec.Struct, frozen=True):
@@ -53,11 +65,19 @@ class Climate(msgspec.Struct, frozen=True):
         return celsius_to_fahrenheit(self.temp)
 
 
+class Adc(msgspec.Struct, frozen=True):
+    """How an ADC pin is read at every poll: with ``power_pin`` high meanwhile, ``samples`` times."""
+
+    power_pin: int | None = None
+    samples: int = 8
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """A registered board. ``id`` is the key, ``name`` a label, ``address`` a hint where to look.
 
-    ``dht22`` maps a sensor's name to the pin it hangs on; ``report_pins`` are the pins whose levels
-    become samples. ``interval_s`` None means the fleet's own interval.
+    ``dht22`` maps a sensor's name to the pin it hangs on, ``adc`` the pins that are sampled;
+    ``report_pins`` are the pins whose levels become samples. ``safe`` is what a governed pin falls back
+    to, low where nothing is said. ``interval_s`` None means the fleet's own interval.
     """
 
     id: str
@@ -66,7 +86,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     interval_s: float | None = None
     dht22: dict[str, int] = {}
+    adc: dict[int, Adc] = {}
     report_pins: tuple[int, ...] = ()
+    safe: dict[int, Literal["low", "high", "hold"]] = {}
     registered_at: float = 0.0
 
 
@@ -75,7 +97,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     ``at`` is when the answer came, ``poll_s`` how long the trip took, ``interval_s`` the interval in
     force, ``status`` the board's own answer byte for byte. A DHT22 sensor is in ``dht22`` or in
-    ``dht22_errors`` (name → what went wrong), never in both.
+    ``dht22_errors`` (name → what went wrong), never in both; ``adc`` holds the means of ADC pins, raw,
+    in the same way. ``wrote`` are the levels that the trip set after it had read the board.
     """
 
     at: float
@@ -85,6 +108,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     status: msgspec.Raw
     dht22: dict[str, Climate] = {}
     dht22_errors: dict[str, str] = {}
+    adc: dict[int, float] = {}
+    adc_errors: dict[int, str] = {}
+    wrote: dict[int, int] = {}
+
+    def levels(self) -> dict[int, int]:
+        """Every pin's level: as the board said it, then as it was written in the same trip."""
+        return {**self.decoded().gpio, **self.wrote}
 
     def decoded(self) -> Status:
         """The board's answer as a record."""
@@ -383,17 +413,26 @@ class JobMemory(msgspec.Struct, frozen=True):
     changed_at: float
 
 
+class Write(msgspec.Struct, frozen=True):
+    """The latest write to a pin: when (Unix seconds), what, and ``problem``, "" when the board did it."""
+
+    at: float
+    level: Literal[0, 1]
+    problem: str = ""
+
+
 class Memory(msgspec.Struct, frozen=True):
-    """What deciding needs to remember of a device from one poll to the next."""
+    """What is remembered of a device from one poll to the next: what deciding needs, and the writes."""
 
     pins: dict[int, PinMemory] = {}
     jobs: dict[str, JobMemory] = {}
+    writes: dict[int, Write] = {}
 
 
 class Observed(msgspec.Struct, frozen=True):
     """The board's pins as just read, and what was remembered of it."""
 
-    levels: dict[int, int]
+    levels: Mapping[int, int]
     memory: Memory = Memory()
 
 
@@ -427,3 +466,21 @@ class Decision(msgspec.Struct, frozen=True):
     winner: Candidate
     losers: tuple[Candidate, ...]
     until: float | None
+
+
+#: Pins of an ESP32 that no job may govern: 34–39 can only be read, 6–11 hold its flash, 1 and 3 are its
+#: serial console (Espressif, ESP32 Series Datasheet, pin list).
+INPUT_ONLY_PINS = frozenset(range(34, 40))
+FLASH_PINS = frozenset(range(6, 12))
+CONSOLE_PINS = frozenset((1, 3))
+
+_jobs_decoder = msgspec.json.Decoder(tuple[Timer | Threshold | Override, ...])
+_memory_decoder = msgspec.json.Decoder(Memory)
+
+
+def decode_jobs(raw: bytes) -> tuple[Job, ...]:
+    return _jobs_decoder.decode(raw)
+
+
+def decode_memory(raw: bytes) -> Memory:
+    return _memory_decoder.decode(raw)

@@ -14,6 +14,9 @@ key                   type    holds
                               for the reader to say (`Reading.is_fresh`)
 ``faults``            hash    id → `Fault`, only while polls fail
 ``lock:ID``           string  the token of who may talk to the board; always with a TTL
+``jobs``              hash    id → the device's jobs, overrides among them
+``jobs_version``      int     grows with every change of any job
+``memory``            hash    id → `Memory`: what deciding needs from poll to poll, and the writes
 ``fence``             int     grows with every lock grant, in the order of the grants
 ``collectors``        zset    collector → when it last claimed (Unix seconds)
 ``samples``           stream  one entry a poll: ``n`` samples, ``batch`` (`SampleBatch`); a sink is a
@@ -51,12 +54,16 @@ from espnet.model import (
     Books,
     Device,
     Fault,
+    Job,
+    Memory,
     Reading,
     SampleBatch,
     View,
     decode_batch,
     decode_device,
     decode_fault,
+    decode_jobs,
+    decode_memory,
     decode_reading,
     encode,
 )
@@ -84,12 +91,17 @@ class Grant(msgspec.Struct):
 
 
 class Claim(NamedTuple):
-    """A device to be polled now, and the lock that allows it. ``due`` is when it should have been."""
+    """A device to be polled now, and the lock that allows it. ``due`` is when it should have been.
+
+    ``jobs`` and ``memory`` are what its pins are decided by.
+    """
 
     device: Device
     fault: Fault | None
     due: float
     grant: Grant
+    jobs: tuple[Job, ...] = ()
+    memory: Memory = Memory()
 
 
 class Poll(NamedTuple):
@@ -97,6 +109,7 @@ class Poll(NamedTuple):
     given up before it began has neither.
 
     ``healed`` says that an earlier fault is over. ``refused`` counts samples that were not numbers.
+    ``memory`` None leaves it as it is.
     """
 
     grant: Grant
@@ -106,6 +119,7 @@ class Poll(NamedTuple):
     healed: bool = False
     batch: SampleBatch | None = None
     refused: int = 0
+    memory: Memory | None = None
 
 
 class Entry(NamedTuple):
@@ -170,6 +184,8 @@ class Store:
         client: "redis.Redis | None" = None,
     ) -> None:
         self.url, self.prefix, self.max_samples = url, prefix, max_samples
+        #: As the latest claim found it; it differs from before when any device's jobs have changed.
+        self.jobs_version = b""
         # Any: the library types every answer as a union of all that any command may answer.
         self._redis: Any = client or redis.Redis.from_url(
             url,
@@ -182,11 +198,16 @@ class Store:
         self._faults, self._locks = prefix + "faults", prefix + "lock:"
         self._fence, self._collectors = prefix + "fence", prefix + "collectors"
         self._samples, self._books = prefix + "samples", prefix + "books"
+        self._jobs, self._jobs_version = prefix + "jobs", prefix + "jobs_version"
+        self._memory = prefix + "memory"
         self._claim = self._script("claim")
         self._commit = self._script("commit")
         self._accept = self._script("accept")
+        self._readings_of = self._script("readings")
+        self._lift_fence = self._script("lift_fence")
         # A device's record rarely changes between two claims: the same bytes are the same object.
         self._decoded = functools.lru_cache(CACHED_DEVICES)(decode_device)
+        self._decoded_jobs = functools.lru_cache(CACHED_DEVICES)(decode_jobs)
 
     def _script(self, name: str) -> Callable[..., Any]:
         source = resources.files("espnet").joinpath("lua", name + ".lua").read_text()
@@ -276,6 +297,9 @@ class Store:
                 _refuse_conflicts(device, same_board, same_name, same_address)
             settings = same_name or same_board
             record = device
+            jobs = pipe.hget(self._jobs, settings.id) if settings else None
+            # What is remembered of pins is true of this very board only.
+            memory = pipe.hget(self._memory, device.id) if same_board else None
             if settings is not None:
                 record = msgspec.structs.replace(
                     settings,
@@ -292,6 +316,10 @@ class Store:
             pipe.hset(self._names, record.name, record.id)
             pipe.hset(self._readings, record.id, encode(reading))
             pipe.zadd(self._due, {record.id: first_due})
+            if jobs:
+                pipe.hset(self._jobs, record.id, jobs)
+            if memory:
+                pipe.hset(self._memory, record.id, memory)
             return record
 
         return self._transaction(transaction)
@@ -342,7 +370,9 @@ class Store:
     def _transaction(self, body: Callable[[Any], Device]) -> Device:
         return cast(
             Device,
-            self._redis.transaction(body, self._devices, self._names, value_from_callable=True),
+            self._redis.transaction(
+                body, self._devices, self._names, self._jobs, value_from_callable=True
+            ),
         )
 
     def _forget(self, pipe: Any, device: Device) -> None:
@@ -352,6 +382,94 @@ class Store:
         pipe.hdel(self._readings, device.id)
         pipe.hdel(self._faults, device.id)
         pipe.delete(self._locks + device.id)
+        pipe.hdel(self._jobs, device.id)
+        pipe.hdel(self._memory, device.id)
+        pipe.incr(self._jobs_version)
+
+    # --- jobs -----------------------------------------------------------------------------------
+
+    @_translated
+    def jobs(self, device: Device) -> tuple[Job, ...]:
+        """A device's jobs, in the order in which they were defined."""
+        raw = self._redis.hget(self._jobs, device.id)
+        return decode_jobs(raw) if raw else ()
+
+    @_translated
+    def memory(self, device: Device) -> Memory:
+        """What is remembered of a device's pins and jobs."""
+        raw = self._redis.hget(self._memory, device.id)
+        return decode_memory(raw) if raw else Memory()
+
+    @_translated
+    def all_jobs(self) -> dict[str, tuple[Job, ...]]:
+        """The jobs of every device that has any, by its id."""
+        return {
+            device_id.decode(): decode_jobs(raw)
+            for device_id, raw in self._redis.hgetall(self._jobs).items()
+        }
+
+    @_translated
+    def change_jobs(
+        self,
+        name: str,
+        how: Callable[[Device, tuple[Job, ...]], tuple[Job, ...]],
+        *,
+        now: float,
+    ) -> Device:
+        """Replaces a device's jobs by ``how(device, jobs)``; it is due at once, so that they act."""
+
+        def transaction(pipe: Any) -> Device:
+            device = self._named(pipe, name)
+            raw = pipe.hget(self._jobs, device.id)
+            jobs = how(device, decode_jobs(raw) if raw else ())
+            pipe.multi()
+            if jobs:
+                pipe.hset(self._jobs, device.id, encode(jobs))
+            else:
+                pipe.hdel(self._jobs, device.id)
+                pipe.hdel(self._memory, device.id)
+            pipe.incr(self._jobs_version)
+            pipe.zadd(self._due, {device.id: now}, lt=True, xx=True)
+            return device
+
+        return self._transaction(transaction)
+
+    @_translated
+    def readings(self, names: Sequence[str]) -> dict[str, Reading | None]:
+        """The last reading of each device by its name; None where there is no such device yet."""
+        if not names:
+            return {}
+        rows = self._readings_of(keys=[self._names, self._readings], args=list(names))
+        return {
+            name: decode_reading(raw) if raw else None
+            for name, raw in zip(names, rows, strict=True)
+        }
+
+    @_translated
+    def foreign(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[Any, Any]]:
+        """What others keep in Redis, for each (key, field): the string at the key, and the hash's
+        ``[field, at]``. What is not of that type is a `ResponseError` in its place.
+
+        The only keys that EspNet reads and that do not begin with its prefix.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        for key, field in wanted:
+            pipe.get(key).hmget(key, field, "at")
+        answers = pipe.execute(raise_on_error=False)
+        return list(zip(answers[::2], answers[1::2], strict=True))
+
+    @_translated
+    def lift_fence(self, grant: Grant, seen: int) -> Grant:
+        """The same grant with a fence above ``seen``, which a board knows and Redis forgot."""
+        fence = self._lift_fence(keys=[self._fence], args=[seen])
+        return Grant(grant.id, grant.token, fence)
+
+    @_translated
+    def wake(self, device_ids: Sequence[str], now: float) -> None:
+        """Makes devices due at ``now``, unless they are earlier."""
+        if device_ids:
+            dates = dict.fromkeys(device_ids, now)
+            self._redis.zadd(self._due, dates, lt=True, xx=True)
 
     # --- locks ----------------------------------------------------------------------------------
 
@@ -418,8 +536,17 @@ class Store:
     @_translated
     def claim(self, now: float, limit: int, holder: str, *, ttl_s: float) -> list[Claim]:
         """Takes up to ``limit`` devices that are due at ``now``, with their locks, for ``ttl_s``."""
-        rows = self._claim(
-            keys=[self._due, self._devices, self._faults, self._fence, self._collectors],
+        self.jobs_version, rows = self._claim(
+            keys=[
+                self._due,
+                self._devices,
+                self._faults,
+                self._fence,
+                self._collectors,
+                self._jobs,
+                self._memory,
+                self._jobs_version,
+            ],
             args=[
                 f"{now:.6f}",
                 min(limit, BATCH),
@@ -430,16 +557,25 @@ class Store:
             ],
         )
         claims = []
-        for raw_id, record, fault, due, token, fence in rows:
+        for raw_id, record, fault, due, token, fence, jobs, memory in rows:
             claims.append(
                 Claim(
                     self._decoded(record),
                     decode_fault(fault) if fault else None,
                     float(due),
                     Grant(raw_id.decode(), token.decode(), fence),
+                    self._decoded_jobs(jobs) if jobs else (),
+                    decode_memory(memory) if memory else Memory(),
                 )
             )
         return claims
+
+    @_translated
+    def claim_under(self, grant: Grant, name: str, now: float) -> Claim:
+        """The claim of a device whose lock is held; raises `UnknownDevice`."""
+        view = self.view(name)
+        jobs, memory = self.jobs(view.device), self.memory(view.device)
+        return Claim(view.device, view.fault, now, grant, jobs, memory)
 
     @_translated
     def commit(self, polls: Sequence[Poll]) -> set[str]:
@@ -450,7 +586,7 @@ class Store:
         lost: set[str] = set()
         for start in range(0, len(polls), BATCH):
             args: list[Any] = [self._locks, self.max_samples]
-            for grant, next_due, reading, fault, healed, batch, refused in polls[
+            for grant, next_due, reading, fault, healed, batch, refused, memory in polls[
                 start : start + BATCH
             ]:
                 args += (
@@ -462,9 +598,17 @@ class Store:
                     len(batch.points) if batch else 0,
                     encode(batch) if batch else b"",
                     refused,
+                    encode(memory) if memory else b"",
                 )
             rows = self._commit(
-                keys=[self._due, self._readings, self._faults, self._samples, self._books],
+                keys=[
+                    self._due,
+                    self._readings,
+                    self._faults,
+                    self._samples,
+                    self._books,
+                    self._memory,
+                ],
                 args=args,
             )
             lost.update(row.decode() for row in rows)

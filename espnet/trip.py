@@ -1,39 +1,46 @@
-"""What a poll's answer becomes: reading, fault, samples and the next date. Pure: no I/O, no clock.
+"""What a poll's answer becomes: writes, reading, fault, samples and the next date. Pure: no I/O, no clock.
 
-Invariants: the same facts give the same `Poll`, whoever asked the board, the collector or a person.
-A failed sensor costs its own reading only. A device keeps its place within its interval: a missed
-date is skipped, never made up for.
+Invariants: the same facts give the same `Poll` and the same writes, whoever asked the board. A failed
+sensor costs its own reading only. A device keeps its place within its interval: a missed date is
+skipped, never made up for. Only differences are written.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
 from espnet.errors import BoardError
 from espnet.model import (
     Climate,
+    Decision,
     Device,
     Fault,
+    Job,
+    Memory,
+    Override,
     Reading,
     SampleBatch,
     Status,
     finite,
 )
-from espnet.store import Grant, Poll
+from espnet.store import Claim, Poll
 
 #: Back-off of a device that fails, in seconds; a longer interval of its own stays as it is.
 MAX_BACKOFF_S = 60.0
 #: How much later than its back-off a retry may come, as a share of it: a room full of boards that
 #: vanished together must not come back as one.
 JITTER = 0.25
+#: An ON lasts for so many intervals without a poll, and at least so many seconds.
+LEASE_INTERVALS, LEASE_MIN_S = 3, 15.0
 
 
 def next_due(due: float, interval_s: float, now: float) -> float:
     """The first date after ``now`` on the device's own grid (``due`` + n intervals)."""
     missed = max(0, math.floor((now - due) / interval_s))
-    date = due + (missed + 1) * interval_s
-    return date if date > now else date + interval_s  # the division may have rounded
+    return due + (missed + 1) * interval_s
 
 
 def retry_due(failures: int, interval_s: float, now: float, luck: float) -> float:
@@ -46,59 +53,125 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
     return now + backoff * (1 + JITTER * luck)
 
 
-def seen(
-    device: Device,
-    grant: Grant,
-    fault: Fault | None,
-    body: bytes,
-    status: Status,
-    climates: Mapping[str, Climate],
-    climate_errors: Mapping[str, str],
-    *,
-    at: float,
-    poll_s: float,
-    due: float,
-    interval_s: float,
-    collector: str,
-    tags: tuple[str, ...],
-) -> Poll:
-    """A successful poll. ``body`` is the board's answer that ``status`` was read from."""
-    points: list[tuple[str, float, tuple[str, ...]]] = [
-        ("esp32.up", 1, ()),
-        ("esp32.poll_seconds", poll_s, ()),
-    ]
-    if status.f is not None:
-        points.append(("esp32.f", status.f, ()))
-    for pin in device.report_pins:
-        level = status.gpio.get(pin)
-        if level is not None:
-            points.append(("esp32.gpio", level, (f"pin:{pin}",)))
-    for name, climate in climates.items():
-        own = (f"sensor:{name}",)
-        points.append(("esp32.dht22.temp", climate.temp_f, own))
-        points.append(("esp32.dht22.humidity", climate.humidity, own))
-    kept, refused = finite(points)
-    return Poll(
-        grant,
-        next_due(due, interval_s, at),
-        reading=Reading(
-            at=at,
+@dataclass(slots=True)
+class Sight:
+    """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
+
+    ``at`` is when the answer came. A sensor is among the readings or among the errors.
+    """
+
+    at: float
+    body: bytes
+    status: Status
+    climates: dict[str, Climate] = field(default_factory=dict)
+    climate_errors: dict[str, str] = field(default_factory=dict)
+    adc: dict[int, float] = field(default_factory=dict)
+    adc_errors: dict[int, str] = field(default_factory=dict)
+
+    def reading(self, *, poll_s: float, interval_s: float, collector: str) -> Reading:
+        """The record of it, before anything was written."""
+        return Reading(
+            at=self.at,
             poll_s=poll_s,
             interval_s=interval_s,
             collector=collector,
-            status=msgspec.Raw(body),
-            dht22=dict(climates),
-            dht22_errors=dict(climate_errors),
-        ),
-        healed=fault is not None,
-        batch=SampleBatch(at, tags, kept),
+            status=msgspec.Raw(self.body),
+            dht22=self.climates,
+            dht22_errors=self.climate_errors,
+            adc=self.adc,
+            adc_errors=self.adc_errors,
+        )
+
+
+class Order(NamedTuple):
+    """One write: pins that are to have one level. ``lease_s`` None: for good."""
+
+    pins: tuple[int, ...]
+    level: int
+    lease_s: float | None
+    safe: str
+
+
+def lease_s(interval_s: float) -> float:
+    """How long an ON lasts by itself on a device that is polled every ``interval_s`` seconds."""
+    return max(LEASE_INTERVALS * interval_s, LEASE_MIN_S)
+
+
+def orders(
+    decisions: Mapping[int, Decision],
+    jobs: Sequence[Job],
+    device: Device,
+    status: Status,
+    interval_s: float,
+) -> list[Order]:
+    """The writes that make the board's pins what was decided: differences only, one a level.
+
+    An ON that is right already is written again when the board knows leases and this one has none,
+    or one of another length, such as a shorter interval's. Pins that the board does not report are
+    written too: it is for the board to refuse them.
+    """
+    unleased = {job.name for job in jobs if not isinstance(job, Override) and not job.lease}
+    wanted_s = lease_s(interval_s)
+    groups: dict[tuple[int, float | None, str], list[int]] = {}
+    for pin, decision in decisions.items():
+        lasts: float | None = None
+        safe = device.safe.get(pin, "low")
+        if decision.level and status.leases is not None and decision.winner.job not in unleased:
+            lasts = wanted_s
+        if status.gpio.get(pin) == decision.level:
+            lease = status.leases.get(pin) if status.leases is not None else None
+            if lasts is None:
+                continue
+            if (
+                lease is not None
+                and lease.safe == safe
+                and lease.left_s > wanted_s - 1.5 * interval_s
+            ):
+                continue
+        groups.setdefault((decision.level, lasts, safe), []).append(pin)
+    return [Order(tuple(pins), *how) for how, pins in groups.items()]
+
+
+def seen(
+    claim: Claim,
+    sight: Sight,
+    reading: Reading,
+    *,
+    memory: Memory | None = None,
+    tags: tuple[str, ...],
+) -> Poll:
+    """A successful poll. ``reading`` is what is stored of ``sight``; ``memory`` None is unchanged."""
+    device, levels = claim.device, sight.status.gpio
+    points: list[tuple[str, float, tuple[str, ...]]] = [
+        ("esp32.up", 1, ()),
+        ("esp32.poll_seconds", reading.poll_s, ()),
+    ]
+    if sight.status.f is not None:
+        points.append(("esp32.f", sight.status.f, ()))
+    for pin in device.report_pins:
+        level = reading.wrote.get(pin, levels.get(pin))
+        if level is not None:
+            points.append(("esp32.gpio", level, (f"pin:{pin}",)))
+    for name, climate in sight.climates.items():
+        own = (f"sensor:{name}",)
+        points.append(("esp32.dht22.temp", climate.temp_f, own))
+        points.append(("esp32.dht22.humidity", climate.humidity, own))
+    for pin, mean in sight.adc.items():
+        points.append(("esp32.adc", mean, (f"pin:{pin}",)))
+    kept, refused = finite(points)
+    return Poll(
+        claim.grant,
+        next_due(claim.due, reading.interval_s, reading.at),
+        reading=reading,
+        healed=claim.fault is not None,
+        batch=SampleBatch(reading.at, tags, kept),
         refused=refused,
+        memory=memory,
     )
 
 
 def failed(
-    grant: Grant,
-    fault: Fault | None,
+    claim: Claim,
     error: BoardError,
     *,
     at: float,
@@ -106,16 +179,17 @@ def failed(
     tags: tuple[str, ...],
     luck: float,
 ) -> Poll:
-    """A poll that the board did not answer, or not with sense. ``fault`` is the one before."""
-    failures = fault.failures + 1 if fault else 1
+    """A poll that the board did not answer, or not with sense."""
+    before = claim.fault
+    failures = before.failures + 1 if before else 1
     return Poll(
-        grant,
+        claim.grant,
         retry_due(failures, interval_s, at, luck),
         fault=Fault(
             kind=error.kind,
             what=error.what,
             failures=failures,
-            since=fault.since if fault else at,
+            since=before.since if before else at,
             at=at,
         ),
         batch=SampleBatch(at, tags, (("esp32.up", 0, ()),)),

@@ -36,9 +36,30 @@ class Call(NamedTuple):
 GET_BASIC = Call("GET", "/")
 
 
-def set_gpio(pins: Sequence[int], value: int) -> Call:
-    """Sets pins to 0 or 1, or toggles them (2). The board changes all of them or none."""
-    return Call("POST", "/gpio", (("pin", ",".join(map(str, pins))), ("value", str(value))))
+#: The header by which a poll shows its lock's fence; a board with leases renews them all for it, and
+#: any other board ignores it.
+FENCE_HEADER = "Espnet-Fence"
+
+
+def set_gpio(
+    pins: Sequence[int],
+    value: int,
+    *,
+    lease_s: float | None = None,
+    safe: str = "low",
+    fence: int | None = None,
+) -> Call:
+    """Sets pins to 0 or 1, or toggles them (2). The board changes all of them or none.
+
+    With ``lease_s`` the board sets the pins to their ``safe`` level (low, high, hold) by itself unless
+    the lease is renewed in time. With ``fence`` it refuses (409) when it has seen a higher one.
+    """
+    form = [("pin", ",".join(map(str, pins))), ("value", str(value))]
+    if lease_s is not None:
+        form += [("lease_s", f"{lease_s:g}"), ("safe", safe)]
+    if fence is not None:
+        form.append(("fence", str(fence)))
+    return Call("POST", "/gpio", tuple(form))
 
 
 def read_adc(read_pin: int, power_pin: int | None, samples: int) -> Call:
@@ -61,6 +82,15 @@ def set_host(address: str) -> Call:
 
 _climate_decoder = msgspec.json.Decoder(Climate)
 _any_decoder = msgspec.json.Decoder()
+
+
+class _Samples(msgspec.Struct):
+    """What `read_adc` brings."""
+
+    data: list[float]
+
+
+_samples_decoder = msgspec.json.Decoder(_Samples)
 
 
 class _Complaint(msgspec.Struct):
@@ -107,6 +137,14 @@ def parse_status(address: str, body: bytes, expected_id: str | None = None) -> S
 def parse_climate(address: str, body: bytes) -> Climate:
     """The answer to `read_dht22`."""
     return _decoded(_climate_decoder.decode, address, body)
+
+
+def parse_adc(address: str, body: bytes) -> float:
+    """The answer to `read_adc`: the mean of its samples, raw."""
+    data = _decoded(_samples_decoder.decode, address, body).data
+    if not data:
+        raise BoardError(address, "bad_answer", "sampled nothing")
+    return sum(data) / len(data)
 
 
 def parse_any(address: str, body: bytes) -> dict[str, Any]:

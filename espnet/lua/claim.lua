@@ -2,6 +2,7 @@
 --
 -- KEYS  1 due (zset id → Unix seconds)   2 devices (hash id → record)   3 faults (hash id → record)
 --       4 fence (counter)                5 collectors (zset name → Unix seconds last seen)
+--       6 jobs (hash id → records)       7 memory (hash id → record)   8 jobs_version (counter)
 -- ARGV  1 now, Unix seconds   2 most devices to claim   3 lock TTL, ms   4 holder   5 prefix of lock keys
 --       6 seconds after which a collector that says nothing is forgotten
 --
@@ -11,12 +12,14 @@
 -- A claimed device is due again when its lock ends: a collector that dies loses nothing. A device whose
 -- lock somebody else holds is looked at again within a second, and does not stand in the way till then.
 --
--- Returns {id, device, fault or false, the time it was due, token, fence} for each device claimed.
+-- Returns the version of all jobs ('' if there never were any), then for each device claimed {id, device,
+-- fault or false, the time it was due, token, fence, jobs or false, memory or false}.
 local now, ttl_ms = tonumber(ARGV[1]), tonumber(ARGV[3])
 redis.call('ZADD', KEYS[5], now, ARGV[4])
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[6]))
 
 local claimed, limit = {}, tonumber(ARGV[2])
+local version = redis.call('GET', KEYS[8]) or ''
 
 -- Looks at the next so many that are due; returns how many there were.
 local function look_at(most)
@@ -28,6 +31,11 @@ local function look_at(most)
   for i = 1, count do ids[i] = due[2 * i - 1] end
   local devices = redis.call('HMGET', KEYS[2], unpack(ids))
   local faults = redis.call('HMGET', KEYS[3], unpack(ids))
+  local jobs, memory = {}, {}
+  if version ~= '' then
+    jobs = redis.call('HMGET', KEYS[6], unpack(ids))
+    memory = redis.call('HMGET', KEYS[7], unpack(ids))
+  end
   local fence = redis.call('INCRBY', KEYS[4], count) - count
 
   local next_look = {}
@@ -40,7 +48,9 @@ local function look_at(most)
       local token = ARGV[4] .. ':' .. string.format('%.0f', fence)
       local look = now + ttl_ms / 1000
       if redis.call('SET', lock, token, 'NX', 'PX', ttl_ms) then
-        claimed[#claimed + 1] = {id, devices[i], faults[i], due[2 * i], token, fence}
+        claimed[#claimed + 1] = {
+          id, devices[i], faults[i], due[2 * i], token, fence, jobs[i] or false, memory[i] or false,
+        }
       else
         local left_ms = redis.call('PTTL', lock)
         if left_ms < 1 or left_ms > 1000 then left_ms = 1000 end
@@ -59,4 +69,4 @@ while #claimed < limit do
   local most = limit - #claimed
   if look_at(most) < most then break end
 end
-return claimed
+return {version, claimed}

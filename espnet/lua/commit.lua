@@ -1,22 +1,23 @@
 -- Ends polls: stores what they saw, queues their samples, sets the next date and releases the locks.
 --
 -- KEYS  1 due   2 readings (hash id → record)   3 faults (hash id → record)   4 samples (stream)   5 books (hash)
+--       6 memory (hash id → record)
 -- ARGV  1 prefix of lock keys   2 most samples the stream may hold, then for each poll:
 --       id, token, next date (Unix seconds), reading or '', fault ('' leaves it, '-' removes it),
---       samples in the batch, batch or '', samples refused at the gate
+--       samples in the batch, batch or '', samples refused at the gate, memory ('' leaves it)
 --
 -- Only the holder's word counts: a poll whose lock is somebody else's, or is gone, changes nothing. That
 -- also makes the call safe to repeat when its answer was lost: the locks of the first run are gone.
 --
 -- Returns the ids whose polls did not count.
-local FIELDS = 8
+local FIELDS = 9
 local polls = (#ARGV - 2) / FIELDS
 
 local locks = {}
 for i = 1, polls do locks[i] = ARGV[1] .. ARGV[3 + (i - 1) * FIELDS] end
 local held = redis.call('MGET', unpack(locks))
 
-local lost, release, dates, readings, faults, healed = {}, {}, {}, {}, {}, {}
+local lost, release, dates, readings, faults, healed, memory = {}, {}, {}, {}, {}, {}, {}
 local collected, refused = 0, 0
 for i = 1, polls do
   local at = 2 + (i - 1) * FIELDS
@@ -42,6 +43,10 @@ for i = 1, polls do
       collected = collected + samples
     end
     refused = refused + tonumber(ARGV[at + 8])
+    if ARGV[at + 9] ~= '' then
+      memory[#memory + 1] = id
+      memory[#memory + 1] = ARGV[at + 9]
+    end
   end
 end
 
@@ -50,6 +55,7 @@ if #release > 0 then
   redis.call('DEL', unpack(release))
 end
 if #readings > 0 then redis.call('HSET', KEYS[2], unpack(readings)) end
+if #memory > 0 then redis.call('HSET', KEYS[6], unpack(memory)) end
 if #faults > 0 then redis.call('HSET', KEYS[3], unpack(faults)) end
 if #healed > 0 then redis.call('HDEL', KEYS[3], unpack(healed)) end
 if refused > 0 then redis.call('HINCRBY', KEYS[5], 'refused', refused) end

@@ -1,0 +1,184 @@
+"""One visit to one board, on one connection, under one lock: read it, decide its pins, write the rest.
+
+Invariants: everything ends by the visit's deadlines, which the lock outlasts. Reading comes first and
+renews the board's leases; sensors come before deciding, so that a board's own sensors decide its own
+pins at once. A write that fails is remembered, and tried again by the next visit.
+
+Events: ``pin.set`` ``pin.refused``.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from espnet import inputs, jobs, trip
+from espnet.board.calls import (
+    FENCE_HEADER,
+    GET_BASIC,
+    parse_adc,
+    parse_climate,
+    parse_status,
+    read_adc,
+    read_dht22,
+    set_gpio,
+)
+from espnet.board.link import Link, request_bytes
+from espnet.clock import Clock
+from espnet.errors import BoardError
+from espnet.model import (
+    Decision,
+    Device,
+    Input,
+    Memory,
+    Observed,
+    Reading,
+    Threshold,
+    Write,
+)
+from espnet.store import Claim, Grant
+from espnet.trip import Order, Sight
+
+log = structlog.get_logger()
+
+#: Gives a grant a fence above one that a board has seen.
+LiftFence = Callable[[Grant, int], Awaitable[Grant]]
+
+
+class Target:
+    """A board as the collector knows it between visits: its link, and what never changes."""
+
+    def __init__(self, device: Device, interval_s: float) -> None:
+        self.device = device
+        self.link = Link(device.address)
+        self.interval_s = device.interval_s or interval_s
+        self.tags = trip.sample_tags(device)
+        self.get_basic = request_bytes(device.address, GET_BASIC)[:-2]
+        self.get_dht22 = {
+            name: request_bytes(device.address, read_dht22(pin))
+            for name, pin in device.dht22.items()
+        }
+        self.get_adc = {
+            pin: request_bytes(device.address, read_adc(pin, how.power_pin, how.samples))
+            for pin, how in device.adc.items()
+        }
+        self.claimed_at = 0.0
+
+    async def read(self, fence: int, clock: Clock, timeout_s: float) -> Sight:
+        """What the board and its sensors say; raises `BoardError` when the board says nothing.
+
+        The board gets ``timeout_s`` for its answer, the sensors as much again for all of them.
+        """
+        address = self.device.address
+        end = clock.monotonic() + 2 * timeout_s
+        request = b"%s%s: %d\r\n\r\n" % (self.get_basic, FENCE_HEADER.encode(), fence)
+        body = await self.link.exchange(request, timeout_s)
+        sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
+        for name, request in self.get_dht22.items():
+            try:
+                answer = await self._ask(request, end, clock, timeout_s)
+                sight.climates[name] = parse_climate(address, answer)
+            except BoardError as error:
+                sight.climate_errors[name] = error.what
+        for pin, request in self.get_adc.items():
+            try:
+                sight.adc[pin] = parse_adc(address, await self._ask(request, end, clock, timeout_s))
+            except BoardError as error:
+                sight.adc_errors[pin] = error.what
+        return sight
+
+    async def _ask(self, request: bytes, end: float, clock: Clock, timeout_s: float) -> bytes:
+        left_s = end - clock.monotonic()
+        if left_s <= 0:
+            what = "not read: the board took too long before its turn"
+            raise BoardError(self.device.address, "timeout", what)
+        return await self.link.exchange(request, min(left_s, timeout_s))
+
+
+async def act(
+    target: Target,
+    claim: Claim,
+    sight: Sight,
+    reading: Reading,
+    others: Mapping[str, Input],
+    lift_fence: LiftFence,
+    clock: Clock,
+    timeout_s: float,
+) -> tuple[Memory, dict[int, int]]:
+    """Decides the board's pins and writes what differs; returns the memory and the levels written.
+
+    ``others`` are the inputs that are not this device's own.
+    """
+    now = sight.at
+    observed = Observed(sight.status.gpio, claim.memory)
+    decisions = jobs.decide(claim.jobs, _inputs(claim, sight, reading, others), observed, now)
+    todo = trip.orders(decisions, claim.jobs, target.device, sight.status, target.interval_s)
+    written: dict[int, int] = {}
+    writes = {pin: write for pin, write in claim.memory.writes.items() if pin in decisions}
+    if todo:
+        grant = claim.grant
+        if sight.status.fence is not None and sight.status.fence > grant.fence:
+            grant = await lift_fence(grant, sight.status.fence)
+        end = clock.monotonic() + timeout_s
+        for order in todo:
+            problem = await _write(target, order, grant, sight, end, clock)
+            for pin in order.pins:
+                _tell(target.device, decisions[pin], sight, writes.get(pin), problem)
+                writes[pin] = Write(clock.now(), decisions[pin].level, problem)
+                if not problem:
+                    written[pin] = order.level
+    memory = jobs.remember(claim.jobs, decisions, observed, now, written)
+    return Memory(memory.pins, memory.jobs, writes), written
+
+
+async def _write(
+    target: Target, order: Order, grant: Grant, sight: Sight, end: float, clock: Clock
+) -> str:
+    """Writes one order; returns what the board has against it, "" when it did it."""
+    call = set_gpio(
+        order.pins,
+        order.level,
+        lease_s=order.lease_s,
+        safe=order.safe,
+        fence=grant.fence if sight.status.fence is not None else None,
+    )
+    left_s = end - clock.monotonic()
+    if left_s <= 0:
+        return "took too long before its turn"
+    try:
+        await target.link.exchange(request_bytes(target.device.address, call), left_s)
+    except BoardError as error:
+        return error.what
+    return ""
+
+
+def _inputs(
+    claim: Claim, sight: Sight, reading: Reading, others: Mapping[str, Input]
+) -> dict[str, Input]:
+    """What the device's thresholds look at: its own values from this very visit."""
+    found = {}
+    for job in claim.jobs:
+        if isinstance(job, Threshold):
+            source = inputs.parse(job.input)
+            if source.device == claim.device.name:
+                found[job.input] = inputs.from_reading(source, reading, sight.status)
+            elif job.input in others:
+                found[job.input] = others[job.input]
+    return found
+
+
+def _tell(
+    device: Device, decision: Decision, sight: Sight, before: Write | None, problem: str
+) -> None:
+    """One line for each pin that changes, and one when writing begins to fail; none for renewals."""
+    if problem:
+        if before is None or before.problem != problem:
+            log.warning("pin.refused", name=device.name, pin=decision.pin, reason=problem)
+    elif sight.status.gpio.get(decision.pin) != decision.level:
+        log.info(
+            "pin.set",
+            name=device.name,
+            pin=decision.pin,
+            level=decision.level,
+            job=decision.winner.job,
+            why=decision.winner.why,
+        )
