@@ -29,7 +29,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         complaints = []
         with asyncio.Runner(loop_factory=request.param) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
-            runner.run(main)
+            runner.run(asyncio.wait_for(main, 60))
         assert complaints == []
 
     return run

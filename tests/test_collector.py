@@ -54,7 +54,7 @@ def run(main: Coroutine[None, None, None]) -> None:
     complaints: list[Any] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        runner.run(main)
+        runner.run(asyncio.wait_for(main, 60))
     assert complaints == []
 
 
@@ -287,7 +287,9 @@ def test_sensors_have_what_is_left_of_the_trip(wire: Wire, store: Store) -> None
     async def main() -> None:
         async with collecting(store, clock, timeout_s=0.2) as collector:
             assert await collector.tick(clock.now()) == Tick(ok=1)
-        assert set(store.view("0").reading.dht22_errors) == {f"s{pin}" for pin in range(20)}
+        errors = store.view("0").reading.dht22_errors
+        assert set(errors) == {f"s{pin}" for pin in range(20)}
+        assert errors["s19"] == "not read: the board took too long before its turn"
 
     register(store, wire, clock, 1, dht22={f"s{pin}": pin for pin in range(20)})
     run(main())
