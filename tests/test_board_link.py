@@ -35,9 +35,9 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_leak() -> Iterator[None]:
-    """Every test leaves as many sockets as it found, and no ResourceWarning to whoever collects."""
+    """These tests leave as many sockets as they found, and no ResourceWarning to whoever collects."""
     gc.collect()
     before = open_sockets()
     yield
