@@ -20,6 +20,8 @@ layer  module                                      responsibility
 1      ``board/``                                  every call that a board understands, sent two ways
 1      ``server``                                  which Redis is used; the embedded one
 1      ``sinks/``                                  one file a place that samples go
+1      ``windows``                                 when timers are open: pure
+2      ``jobs``                                    what a pin should be, and why: pure
 2      ``store``                                   every Redis key, script and codec
 3      ``trip``                                    what a poll's answer becomes: pure
 4      ``collector`` ``uploader``                  the trips; the stream to the sinks
