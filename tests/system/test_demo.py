@@ -14,7 +14,6 @@ import pytest
 
 from .world import ESPCLI, MARK, PATIENCE_S, marked_processes, wait_for
 
-
 FLEET_STOPS_EARLY = pytest.mark.xfail(
     reason="`Fleet.stop` does not wait for a start that was interrupted, so its end is cut short"
 )
