@@ -135,17 +135,16 @@ def test_hardly_any_memory(make_board, links: int) -> None:
     ]
     board = make_board(heap="188K", replace={"main.py": changes})
     before = levels(board)
-    answers = []
-    started = time.monotonic()
-    while time.monotonic() - started < 2.5:
-        with connect(board, timeout_s=5) as client:
+    answers: list[bytes] = []
+    deadline = time.monotonic() + 40
+    while set(answers) <= {b"400"} or answers[-50:] != [b"400"] * 50:
+        assert time.monotonic() < deadline, "it was never short of memory, or never well again"
+        with connect(board, timeout_s=2) as client:
             try:
                 client.sendall(b"POST /gpio HTTP/1.1\r\nContent-Length: 9\r\n\r\npin=99999")
                 answers.append(client.recv(100)[9:12])
             except OSError:
                 answers.append(b"")
-    assert levels(board) == before
     assert set(answers) <= {b"400", b"503", b""}
-    assert set(answers) != {b"400"}, "the board was never short of memory"
-    assert answers[-100:] == [b"400"] * 100
+    assert levels(board) == before
     assert board.boots == 1
