@@ -14,6 +14,7 @@ Exit codes: 0 done, 1 expected failure, 2 the words make no sense, 3 Redis canno
 Modules are imported when they are needed: a command that takes 0.2 s to start is not used in a loop.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stdout is None:  # closed by the caller: `espcli … >&-`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A device may be called 🏠 and the terminal know Latin only.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(words)
     except EspNetError as error:

@@ -353,7 +353,7 @@ class RequestWords(Words):
         return self._send(set_gpio(parse.pins(pin), 2))
 
     @verb
-    def get_adc(self, read_pin: str, power_pin: str = "", samples: str = "1") -> Lines:
+    def get_adc(self, read_pin: str, power_pin: str | None = None, samples: str = "1") -> Lines:
         """Samples the ADC at READ_PIN, with POWER_PIN high meanwhile.
 
         POWER_PIN   the GPIO number that feeds the sensor; it goes low afterwards
@@ -361,7 +361,7 @@ class RequestWords(Words):
 
         Example: espcli device porch requests get_adc 36 5 10
         """
-        power = parse.pin(power_pin) if power_pin else None
+        power = None if power_pin is None else parse.pin(power_pin)
         return self._send(
             read_adc(parse.pin(read_pin), power, parse.count(samples, "SAMPLES", 1, 1000))
         )

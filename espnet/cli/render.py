@@ -10,16 +10,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from espnet.errors import EspNetError
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
 #: What a column is called in a table, where that is not its field's name.
 _TITLES = {"age_s": "seen", "f": "board °F", "temp_c": "temp °C", "humidity": "humidity %"}
+
+#: Columns that may break over lines, and how wide they must be at least. Half an address is none.
+_FOLDED = {"name": 16, "sensor": 16, "problem": 24}
+#: Columns of space between two columns.
+_GAP = 2
 
 
 class Shown(NamedTuple):
@@ -79,7 +80,7 @@ def show(answer: Any, *, as_json: bool) -> int:
         elif isinstance(answer, Shown):
             print(answer.text)
         else:
-            print(_text("", answer))
+            print(answer if isinstance(answer, str) else _text("", answer))
     if isinstance(answer, Records | Lines) and answer.hint:
         print(answer.hint, file=sys.stderr)
     return 0
@@ -111,32 +112,40 @@ def _plain(answer: Any) -> Any:
 
 
 def _print_table(records: Records) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
 
+    columns = {
+        column: [_title(column), *(_cell(column, row[column]) for row in records.rows)]
+        for column in records.columns
+    }
     # Into a pipe a table is as wide as it wants to be; nothing is folded or left out there.
     on_terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if on_terminal else 10_000)
-    columns, spare = list(records.columns), list(records.spare)
-    table = _table(records.rows, columns)
-    while spare and Measurement.get(console, console.options, table).minimum > console.width:
-        columns.remove(spare.pop(0))
-        table = _table(records.rows, columns)
-    console.print(table, soft_wrap=not on_terminal)
+    widths = {
+        column: min(max(map(cell_len, cells)), _FOLDED.get(column, 10_000))
+        for column, cells in columns.items()
+    }
+    for column in records.spare:
+        if sum(widths.values()) + _GAP * (len(widths) - 1) <= console.width:
+            break
+        del columns[column], widths[column]
 
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "Table":
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
-        # Only prose may break over lines; half an address is none.
-        title = _TITLES.get(column, column.replace("_", " "))
-        table.add_column(title, no_wrap=column != "problem", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(column, row[column])) for column in columns))
-    return table
+        table.add_column(_title(column), no_wrap=column not in _FOLDED, overflow="fold")
+    for row in list(zip(*columns.values(), strict=True))[1:]:
+        table.add_row(*map(Text, row))
+    with console.capture() as lines:  # rich has its own ideas of what to do about a closed pipe
+        console.print(table)
+    for line in lines.get().splitlines():
+        print(line.rstrip())
+
+
+def _title(column: str) -> str:
+    return _TITLES.get(column, column.replace("_", " "))
 
 
 def _cell(column: str, value: Any) -> str:
