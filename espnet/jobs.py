@@ -50,23 +50,18 @@ _Entry = tuple[tuple[Any, ...], Candidate, Job]  # what sorts it among its pin's
 
 
 def decide(
-    jobs: Sequence[Job], inputs: Mapping[str, Input], observed: Observed, now: float
-) -> dict[int, Decision]:
-    """What each governed pin of one device should be at ``now`` (Unix seconds).
-
-    ``inputs`` are found by `Threshold.input`; one that is absent was never seen.
-    """
-    return _decide(jobs, inputs, observed, now, None)
-
-
-def _decide(
     jobs: Sequence[Job],
     inputs: Mapping[str, Input],
     observed: Observed,
     now: float,
-    aged_to: float | None,
+    *,
+    aged_to: float | None = None,
 ) -> dict[int, Decision]:
-    """`decide`; with ``aged_to`` the inputs are for ever as old as they were then."""
+    """What each governed pin of one device should be at ``now`` (Unix seconds).
+
+    ``inputs`` are found by `Threshold.input`; one that is absent was never seen. With ``aged_to`` they
+    are for ever as old as they were then.
+    """
     pins: dict[int, list[_Entry]] = {}
     for job in jobs:
         newest = 0.0
@@ -320,7 +315,7 @@ def predict(
         while reading is not None and reading[0] <= now:
             current.update(reading[1])
             reading = next(coming, None)
-        decisions = _decide(jobs, current, observed, now, start if steady else None)
+        decisions = decide(jobs, current, observed, now, aged_to=start if steady else None)
         yield now, decisions
         levels = {pin: decision.level for pin, decision in decisions.items()}
         memory = remember(jobs, decisions, observed, now, levels)
