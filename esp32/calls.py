@@ -31,7 +31,8 @@ class Calls:
         self.clock = clock
         self.memory = memory
         self.id = hardware.board_id()
-        self.host = flash.load(_HOST_FILE, {}).get("espnet_host", "")
+        host = flash.load(_HOST_FILE, {}).get("espnet_host")
+        self.host = host if isinstance(host, str) and fields.is_ipv4(host) else ""
         # What stays the same until the next boot, as JSON text made once: GET / is asked for ever.
         boot = binascii.hexlify(os.urandom(8)).decode()
         self._constant = (

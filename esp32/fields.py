@@ -61,13 +61,18 @@ def pin(fields, name):
     return numbers[0]
 
 
+def is_ipv4(text):
+    """Whether `text` is an IPv4 address in dotted decimal form."""
+    parts = [_whole(part) for part in text.split(".")]
+    return len(parts) == 4 and all(part is not None and 0 <= part <= 255 for part in parts)
+
+
 def ipv4(fields, name):
-    """Field `name` as an IPv4 address in dotted decimal form."""
+    """Field `name` as an IPv4 address."""
     value = fields.get(name)
     rule = f"{name} must be an IPv4 address like 192.168.1.5"
     if not isinstance(value, str):
         raise Refusal(400, rule if name in fields else f"{name} is missing; {rule}", name)
-    parts = [_whole(part) for part in value.split(".")]
-    if len(parts) != 4 or not all(part is not None and 0 <= part <= 255 for part in parts):
+    if not is_ipv4(value):
         raise Refusal(422, rule, name)
     return value

@@ -6,12 +6,13 @@
               ▲ HTTP
               │
    board ◀────┴────▶ collector ── commit ──▶ store (Redis) ── stream ──▶ uploader ──▶ sinks ──▶ Datadog …
-                        ▲                       ▲
-                 claim ─┘                       └── cli (python-fire): reads the store, or takes the
-                                                    board's lock and calls it
+              │      ▲   │                      ▲
+   decide ────┼──────┘   └── write the          └── cli (python-fire): reads the store, or takes the
+    jobs      └───────────── difference             board's lock and calls it
 
-One poll is one trip: **claim** what is due, **read** the board, **commit** reading and samples in
-one Redis round trip. Imports go strictly downward, and a test enforces it:
+One poll is one trip: **claim** what is due, **read** the board, **decide** what its pins should be,
+**write** the difference on the same connection, under the same lock, **commit** reading, samples and
+memory in one Redis round trip. Imports go strictly downward, and a test enforces it:
 
 =====  ==========================================  ====================================================
 layer  module                                      responsibility
@@ -20,12 +21,16 @@ layer  module                                      responsibility
 1      ``board/``                                  every call that a board understands, sent two ways
 1      ``server``                                  which Redis is used; the embedded one
 1      ``sinks/``                                  one file a place that samples go
+1      ``windows`` ``inputs``                      when timers are open; what a text names: pure
+2      ``jobs``                                    what a pin should be, and why: pure
 2      ``store``                                   every Redis key, script and codec
 3      ``trip``                                    what a poll's answer becomes: pure
-4      ``collector`` ``uploader``                  the trips; the stream to the sinks
-4      ``config`` ``simulator/``                   the environment; boards without hardware
-5      ``daemon``                                  the loops, signals and the ordered stop
-6      ``cli/``                                    fire classes, rendering, exit codes, the demo
+3      ``watch``                                   who looks at whose readings
+4      ``visit``                                   one visit to one board: read, decide, write
+5      ``collector`` ``uploader``                  claims, batches, commits; the stream to the sinks
+5      ``config`` ``simulator/``                   the environment; boards without hardware
+6      ``daemon``                                  the loops, signals and the ordered stop
+7      ``cli/``                                    fire classes, rendering, exit codes, the demo
 =====  ==========================================  ====================================================
 
 Three sockets, three rooms: only ``board/`` speaks HTTP to boards, only ``store`` and ``server`` speak

@@ -6,6 +6,7 @@ its variable. Secrets do not show in a ``repr``. What the command line says wins
 
 import math
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from espnet.model import DEFAULT_INTERVAL_S, INTERVAL_RANGE_S
 from espnet.store import DEFAULT_MAX_SAMPLES
 
 LOG_FORMATS = ("text", "json")
+
+_NUMBER = re.compile(r"([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})(e[+-]?[0-9]{1,2})?")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,12 +96,15 @@ def holder(role: str) -> str:
     return f"{role}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 
 
+def number(text: str) -> float:
+    """A plain number, or NaN, which is within no bounds: Python's own ``float`` takes ``1_000``,
+    ``infinity`` and the digits of every script."""
+    return float(text) if _NUMBER.fullmatch(text) else math.nan
+
+
 def seconds(name: str, text: str, least: float, most: float) -> float:
     """A number of seconds within bounds; raises `UsageError`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = number(text)
     if not least <= value <= most:
         raise UsageError(
             f"{name} must be a number of seconds between {least:g} and {most:g}, not {text!r}."
@@ -107,9 +113,10 @@ def seconds(name: str, text: str, least: float, most: float) -> float:
 
 
 def _max_samples(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1000):
-        raise UsageError(f"{name} must be a whole number of at least 1000, not {text!r}.")
-    return int(text)
+    value = number(text)
+    if not (text.isdigit() and 1000 <= value <= 10**9):
+        raise UsageError(f"{name} must be a whole number from 1000 to 1000000000, not {text!r}.")
+    return int(value)
 
 
 def _log_format(name: str, text: str) -> str:

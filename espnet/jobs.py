@@ -50,23 +50,18 @@ _Entry = tuple[tuple[Any, ...], Candidate, Job]  # what sorts it among its pin's
 
 
 def decide(
-    jobs: Sequence[Job], inputs: Mapping[str, Input], observed: Observed, now: float
-) -> dict[int, Decision]:
-    """What each governed pin of one device should be at ``now`` (Unix seconds).
-
-    ``inputs`` are found by `Threshold.input`; one that is absent was never seen.
-    """
-    return _decide(jobs, inputs, observed, now, None)
-
-
-def _decide(
     jobs: Sequence[Job],
     inputs: Mapping[str, Input],
     observed: Observed,
     now: float,
-    aged_to: float | None,
+    *,
+    aged_to: float | None = None,
 ) -> dict[int, Decision]:
-    """`decide`; with ``aged_to`` the inputs are for ever as old as they were then."""
+    """What each governed pin of one device should be at ``now`` (Unix seconds).
+
+    ``inputs`` are found by `Threshold.input`; one that is absent was never seen. With ``aged_to`` they
+    are for ever as old as they were then.
+    """
     pins: dict[int, list[_Entry]] = {}
     for job in jobs:
         newest = 0.0
@@ -217,14 +212,8 @@ def _staleness(job: Threshold, given: Input | None, now: float) -> tuple[str, fl
 
 def _compare(job: Threshold, given: Input, last: JobMemory) -> tuple[bool, str]:
     """What a believable input makes a threshold want, and the clause that says so."""
-    assert given.value is not None
-    value, unit = given.value, given.unit
-    if job.unit and unit and job.unit != unit:
-        value = value * 9 / 5 + 32 if job.unit == "f" else (value - 32) * 5 / 9
-    # So that 0.3 - 0.1 is 0.2, and 67.1 °F are 19.5 °C.
-    value = round(value, 9)
-    low, high = round(job.target - job.band, 9), round(job.target + job.band, 9)
-    figure = f"{value:.6g}" + {"c": " °C", "f": " °F", None: ""}[job.unit or unit]
+    value, low, high = _figures(job, given)
+    figure = f"{value:.6g}" + {"c": " °C", "f": " °F", None: ""}[job.unit or given.unit]
     cold, hot = value <= low, value >= high
     if cold == hot:
         keeps = _WORDS[last.on]
@@ -240,10 +229,18 @@ def side(job: Threshold, given: Input) -> int:
     """Which side of its target an input is on: -1 below, 1 above, 0 in between, 2 for no number."""
     if given.value is None or not math.isfinite(given.value):
         return 2
-    value = given.value
-    if job.unit and given.unit and job.unit != given.unit:
+    value, low, high = _figures(job, given)
+    return (value >= high) - (value <= low)
+
+
+def _figures(job: Threshold, given: Input) -> tuple[float, float, float]:
+    """The input in the job's unit, and the edges of its band."""
+    assert given.value is not None
+    value, unit = given.value, given.unit
+    if job.unit and unit and job.unit != unit:
         value = value * 9 / 5 + 32 if job.unit == "f" else (value - 32) * 5 / 9
-    return (value >= job.target + job.band) - (value <= job.target - job.band)
+    # So that 0.3 - 0.1 is 0.2, and 67.1 °F are 19.5 °C.
+    return round(value, 9), round(job.target - job.band, 9), round(job.target + job.band, 9)
 
 
 def _seconds(seconds: float) -> str:
@@ -330,7 +327,7 @@ def predict(
         while reading is not None and reading[0] <= now:
             current.update(reading[1])
             reading = next(coming, None)
-        decisions = _decide(jobs, current, observed, now, start if steady else None)
+        decisions = decide(jobs, current, observed, now, aged_to=start if steady else None)
         yield now, decisions
         levels = {pin: decision.level for pin, decision in decisions.items()}
         memory = remember(jobs, decisions, observed, now, levels)

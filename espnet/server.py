@@ -103,6 +103,8 @@ def stop(data_dir: Path, patience_s: float = PATIENCE_S) -> bool:
         clock = SystemClock()
         deadline = clock.monotonic() + patience_s
         while (lock := _try_lock(folder)) is None:
+            if asked is None:  # it was only starting
+                asked = _ask(path, b"SHUTDOWN")
             answer = _ask(path, b"PING")
             if asked and answer and answer.pid != asked.pid:
                 return True  # somebody who still needs a server has started the next one

@@ -308,10 +308,13 @@ class Store:
                     address=device.address,
                     tags=device.tags or settings.tags,
                 )
+            replaced = [old for old in (same_board, same_name) if old is not None]
+            governed = any(pipe.hexists(self._jobs, old.id) for old in replaced)
             pipe.multi()
-            for old in (same_board, same_name):
-                if old is not None:
-                    self._forget(pipe, old)
+            for old in replaced:
+                self._forget(pipe, old)
+            if governed:
+                pipe.incr(self._jobs_version)
             pipe.hset(self._devices, record.id, encode(record))
             pipe.hset(self._names, record.name, record.id)
             pipe.hset(self._readings, record.id, encode(reading))
@@ -354,8 +357,11 @@ class Store:
 
         def transaction(pipe: Any) -> Device:
             device = self._named(pipe, name)
+            governed = pipe.hexists(self._jobs, device.id)
             pipe.multi()
             self._forget(pipe, device)
+            if governed:
+                pipe.incr(self._jobs_version)
             return device
 
         return self._transaction(transaction)
@@ -384,7 +390,6 @@ class Store:
         pipe.delete(self._locks + device.id)
         pipe.hdel(self._jobs, device.id)
         pipe.hdel(self._memory, device.id)
-        pipe.incr(self._jobs_version)
 
     # --- jobs -----------------------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ LEASE_INTERVALS, LEASE_MIN_S = 3, 15.0
 def next_due(due: float, interval_s: float, now: float) -> float:
     """The first date after ``now`` on the device's own grid (``due`` + n intervals)."""
     missed = max(0, math.floor((now - due) / interval_s))
-    return due + (missed + 1) * interval_s
+    date = due + (missed + 1) * interval_s
+    return date if date > now else date + interval_s  # the division may have rounded
 
 
 def retry_due(failures: int, interval_s: float, now: float, luck: float) -> float:

@@ -13,7 +13,7 @@ sunrise or sunset itself, without the offset. ``days`` and the random delay go b
 import hashlib
 import math
 import re
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -100,7 +100,7 @@ def span(job: Timer | Threshold, now: float) -> Span:
 
 def _find(window: _Window, now: float) -> Span:
     """Walks the window's dates, joining what touches, to the first begin after ``now`` and a gap."""
-    duration_s = window.hours * 3600
+    duration_s = round(window.hours * 3600, 3)  # so that a third of an hour is 1200 s
     first = datetime.fromtimestamp(now, UTC).date() - timedelta(days=_DAYS_BACK)
     begin = end = -math.inf
     following = math.inf
@@ -197,23 +197,38 @@ def _instant(wall: datetime, zone: ZoneInfo) -> float | None:
     return float(after)
 
 
-@lru_cache(maxsize=16_384)
 def _sun(event: str, day: date, lat: float | None, lon: float | None) -> float | None:
-    """Sunrise or sunset of a solar day, to the second; None where the sun stays up or down.
+    """Sunrise or sunset of a solar day (Unix seconds), None where the sun stays up or down.
 
     Solar days have exactly one of each. Calendar dates may have none or two, where sunset wanders
-    over midnight (Fairbanks in June).
+    over midnight (Fairbanks in June), and astral finds none for one day a year where it wanders over
+    midnight in UTC (California's sunset, China's sunrise). So astral is asked for longitude 0 only,
+    where its dates are solar days, and the rest of the way is a share of a day.
     """
-    from astral import Observer, sun  # costs 20 ms, and few jobs follow the sun
-
     assert lat is not None  # `check` saw to both
     assert lon is not None
-    solar = timezone(timedelta(hours=lon / 15))
+    here = _solar(event, day, lat)
+    if here is None:
+        return None
+    share = -lon / 360
+    there = _solar(event, day + timedelta(days=1 if share > 0 else -1), lat)
+    drift = 0.0 if there is None else (there - here) * abs(share)
+    midnight = datetime.combine(day, time(), UTC).timestamp()
+    return float(round(midnight + here + drift + share * 86_400))
+
+
+@lru_cache(maxsize=16_384)
+def _solar(event: str, day: date, lat: float) -> float | None:
+    """Seconds from midnight of a solar day to its sunrise (-6 h to 18 h) or sunset (6 h to 30 h)."""
+    from astral import Observer, sun  # costs 20 ms, and few jobs follow the sun
+
     try:
-        found: datetime = getattr(sun, event)(Observer(lat, lon), date=day, tzinfo=solar)
+        found: datetime = getattr(sun, event)(Observer(lat, 0.0), date=day, tzinfo=UTC)
     except ValueError:
         return None
-    return float(round(found.timestamp()))
+    earliest = -21_600 if event == "sunrise" else 21_600
+    midnight = datetime.combine(day, time(), UTC)
+    return ((found - midnight).total_seconds() - earliest) % 86_400 + earliest
 
 
 # --- what people write --------------------------------------------------------------------------

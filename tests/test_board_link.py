@@ -29,15 +29,15 @@ def run(request: pytest.FixtureRequest) -> Run:
         complaints = []
         with asyncio.Runner(loop_factory=request.param) as runner:
             runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
-            runner.run(main)
+            runner.run(asyncio.wait_for(main, 60))
         assert complaints == []
 
     return run
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_leak() -> Iterator[None]:
-    """Every test leaves as many sockets as it found, and no ResourceWarning to whoever collects."""
+    """These tests leave as many sockets as they found, and no ResourceWarning to whoever collects."""
     gc.collect()
     before = open_sockets()
     yield

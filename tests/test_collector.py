@@ -19,21 +19,27 @@ from espnet.collector import FORGET_LINK_S, MAX_IN_FLIGHT, Collector, Tick
 from espnet.model import Climate, Device, Reading
 from espnet.store import BATCH, Store
 
-TIMEOUT_S = 0.4
+TIMEOUT_S = 1.0
 #: Long enough never to pass.
 PATIENCE_S = 20.0
 HANG = Say((), "hang")
 
 
-@pytest.fixture
-def wire() -> Iterator[Wire]:
+@pytest.fixture(autouse=True, scope="module")
+def _no_leak() -> Iterator[None]:
+    """These tests leave as many sockets as they found, and no ResourceWarning to whoever collects."""
     gc.collect()
     before = open_sockets()
+    yield
+    gc.collect()
+    eventually(lambda: open_sockets() <= before + 1)  # the shared Redis may have begun meanwhile
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
     with Wire() as wire:
         yield wire
         eventually(lambda: not any(wire.open.values()))
-    gc.collect()
-    eventually(lambda: open_sockets() <= before)
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def run(main: Coroutine[None, None, None]) -> None:
     complaints: list[Any] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        runner.run(main)
+        runner.run(asyncio.wait_for(main, 60))
     assert complaints == []
 
 
@@ -201,7 +207,7 @@ def test_a_change_is_said_once(wire: Wire, store: Store, log: list[Any]) -> None
     script = [HANG, HANG, answer(b""), answer(b""), answer(status_body(board_id(host(0))))]
 
     async def main() -> None:
-        async with collecting(store, clock, timeout_s=0.1) as collector:
+        async with collecting(store, clock, timeout_s=0.4) as collector:
             for _ in range(6):
                 clock.advance(60)
                 await collector.tick(clock.now())
@@ -267,17 +273,16 @@ def test_a_sensor_that_fails_costs_its_own_reading(wire: Wire, store: Store) -> 
 
     register(store, wire, clock, 1, dht22={f"s{pin}": pin for pin in range(1, 7)})
     run(main())
-    assert wire.most_at_once[host(0)] == 1
 
 
 def test_sensors_have_what_is_left_of_the_trip(wire: Wire, store: Store) -> None:
     """A trip ends within twice the time-out, however many sensors hang, so its lock outlives it."""
 
     class Slow(ManualClock):
-        """Each look at it takes a tenth of a second."""
+        """Each look at it takes a third of a second."""
 
         def monotonic(self) -> float:
-            self.advance(0.1)
+            self.advance(1 / 3)
             return super().monotonic()
 
     clock = Slow()
@@ -285,9 +290,11 @@ def test_sensors_have_what_is_left_of_the_trip(wire: Wire, store: Store) -> None
     wire.default = lambda _, request: HANG if b"dht22" in request else status
 
     async def main() -> None:
-        async with collecting(store, clock, timeout_s=0.2) as collector:
+        async with collecting(store, clock, timeout_s=0.5) as collector:
             assert await collector.tick(clock.now()) == Tick(ok=1)
-        assert set(store.view("0").reading.dht22_errors) == {f"s{pin}" for pin in range(20)}
+        errors = store.view("0").reading.dht22_errors
+        assert set(errors) == {f"s{pin}" for pin in range(20)}
+        assert errors["s19"] == "not read: the board took too long before its turn"
 
     register(store, wire, clock, 1, dht22={f"s{pin}": pin for pin in range(20)})
     run(main())
@@ -539,7 +546,7 @@ def test_polls_are_dropped_and_counted_when_their_locks_are_over(
     clock = ManualClock()
 
     async def main() -> None:
-        async with collecting(own_store, clock, timeout_s=0.2) as collector:
+        async with collecting(own_store, clock, timeout_s=PATIENCE_S) as collector:
             tick = asyncio.create_task(collector.tick(clock.now()))
             await until(lambda: wire.busy == 3)
             own_redis.stop()

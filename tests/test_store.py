@@ -612,6 +612,15 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "add": lambda s: s.add(board(2), reading(), first_due=NOW),
     "change": lambda s: s.change("name1", lambda d: msgspec.structs.replace(d, name="x"), now=NOW),
     "remove": lambda s: s.remove("name1"),
+    "jobs": lambda s: s.jobs(DEVICE),
+    "memory": lambda s: s.memory(DEVICE),
+    "all_jobs": Store.all_jobs,
+    "change_jobs": lambda s: s.change_jobs("name1", lambda _, jobs: jobs, now=NOW),
+    "readings": lambda s: s.readings(["name1"]),
+    "foreign": lambda s: s.foreign([("outside", "")]),
+    "lift_fence": lambda s: s.lift_fence(GRANT, 9),
+    "wake": lambda s: s.wake(["id1"], NOW),
+    "claim_under": lambda s: s.claim_under(GRANT, "name1", NOW),
     "hold": _hold,
     "lock_state": lambda s: s.lock_state(DEVICE),
     "claim": lambda s: s.claim(NOW + 9, 9, "here", ttl_s=9),
@@ -661,10 +670,10 @@ def test_a_key_of_another_type_is_one_sentence(
     store: Store, raw: redis.Redis, operation: str
 ) -> None:
     """Somebody else's data under our keys is a refusal of Redis, not a bug of ours."""
-    if operation in ("ping", "server_info"):
+    if operation in ("ping", "server_info", "foreign"):  # foreign keys may hold anything
         return
     keys = ("devices", "names", "due", "readings", "faults", "fence", "collectors", "samples")
-    for key in (*keys, "books", "lock:id1"):
+    for key in (*keys, "books", "lock:id1", "jobs", "memory", "jobs_version"):
         raw.lpush(f"espnet:{key}", "not ours")
     if operation == "commit":
         raw.set("espnet:lock:id1", GRANT.token)

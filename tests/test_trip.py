@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from espnet import trip
 from espnet.errors import BoardError
 from espnet.model import Climate, Device, Fault, decode_status
-from espnet.store import Grant
+from espnet.store import Claim, Grant
 
 GRANT = Grant("b1", "here:1", 1)
 DEVICE = Device(id="b1", name="porch", address="10.0.0.7", tags=("room:attic",), report_pins=(2, 9))
@@ -81,21 +81,10 @@ def test_boards_that_vanished_together_come_back_one_by_one() -> None:
 def seen(
     body: bytes = status_body(), device: Device = DEVICE, fault=None, climates=None, poll_s=0.02
 ):
-    return trip.seen(
-        device,
-        GRANT,
-        fault,
-        body,
-        decode_status(body),
-        climates or {},
-        {"soil": "no answer"},
-        at=103.0,
-        poll_s=poll_s,
-        due=100.0,
-        interval_s=10.0,
-        collector="here",
-        tags=trip.sample_tags(device),
-    )
+    claim = Claim(device, fault, 100.0, GRANT)
+    sight = trip.Sight(103.0, body, decode_status(body), climates or {}, {"soil": "no answer"})
+    reading = sight.reading(poll_s=poll_s, interval_s=10.0, collector="here")
+    return trip.seen(claim, sight, reading, tags=trip.sample_tags(device))
 
 
 def points(poll) -> dict[str, float]:
@@ -148,13 +137,16 @@ def test_a_success_after_failures_heals() -> None:
 def test_failures_are_counted_from_the_first() -> None:
     """A fault keeps its beginning while it lasts, and says the latest reason."""
     error = BoardError("10.0.0.7", "refused", "refused the connection")
-    one = trip.failed(GRANT, None, error, at=103.0, interval_s=10.0, tags=("a",), luck=0.0)
+    claim = Claim(DEVICE, None, 100.0, GRANT)
+    one = trip.failed(claim, error, at=103.0, interval_s=10.0, tags=("a",), luck=0.0)
     assert one.fault == Fault(
         kind="refused", what="refused the connection", failures=1, since=103.0, at=103.0
     )
     assert one.next_due == 113.0
     assert (one.reading, points(one)) == (None, {"esp32.up": 0})
-    five = trip.failed(GRANT, FAULT, error, at=103.0, interval_s=10.0, tags=("a",), luck=0.0)
+    five = trip.failed(
+        claim._replace(fault=FAULT), error, at=103.0, interval_s=10.0, tags=("a",), luck=0.0
+    )
     assert (five.fault.failures, five.fault.since, five.fault.kind) == (5, 50.0, "refused")
 
 

@@ -1,86 +1,76 @@
 """The command line: the only room that prints or exits.
 
+::
+
+    grammar   words → an `Act`, by python-fire        render    data → table, lines or JSON
+       │                                                 ▲
+    commands ── device   what the words mean ────────────┘
+       │          │
+    session     poll     the store and the settings; one poll for a person
+
 Invariants: python-fire reads the words and nothing else. What it returns is an `Act`, which runs only
 after every word has found its place, so that a command with a word too many does nothing at all.
 Exit codes: 0 done, 1 expected failure, 2 the words make no sense, 3 Redis cannot be reached.
+Modules are imported when they are needed: a command that takes 0.2 s to start is not used in a loop.
 """
 
-import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 from espnet import __version__
-from espnet.errors import EspNetError, UsageError
-
-if TYPE_CHECKING:
-    from espnet.cli.act import Act
+from espnet.errors import EspNetError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:  # closed by the caller: `espcli … >&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A device may be called 🏠 and the terminal know Latin only.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(words)
     except EspNetError as error:
         print(f"espcli: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; that is not our failure. The interpreter
-        # would complain once more when it flushes what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # the reader of our output (head, less) has seen enough
     except KeyboardInterrupt:
         print("espcli: interrupted.", file=sys.stderr)
         return 130
+    finally:
+        _let_go_of_stdout()
 
 
 def _run(words: list[str]) -> int:
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
-    asked = ("help", "-h", "--help")
-    if not words or words[0] == "help" or "-h" in words or "--help" in words:
+    wants_help = not words or words[0] == "help" or "-h" in words or "--help" in words
+    if wants_help:
         from espnet.cli.help import help_for
 
-        print(help_for([word for word in words if word not in asked]))
-        return 0
-    if words == ["--version"]:
-        print(f"espcli {__version__}")
-        return 0
+        if words[:1] == ["help"]:
+            words = words[1:]
+        answer: object = help_for([word for word in words if word not in ("-h", "--help", "--")])
+        as_json = False
+    elif words == ["--version"]:
+        answer, as_json = f"espcli {__version__}", False
+    else:
+        from espnet.cli.grammar import read
+
+        answer = read(words, as_json=as_json).run()
 
     from espnet.cli.render import show
 
-    return show(_read(words).run(), as_json=as_json)
+    return show(answer, as_json=as_json)
 
 
-def _read(words: list[str]) -> "Act":
-    """What the words mean, by fire; its own lengthy errors become one sentence."""
-    import fire
-    from fire.core import FireExit
-
-    from espnet.cli.act import Act
-    from espnet.cli.commands import Commands
-
-    chatter = io.StringIO()
+def _let_go_of_stdout() -> None:
+    """What could not be written until now never will be, and the interpreter would say so once more."""
     try:
-        with contextlib.redirect_stderr(chatter), contextlib.redirect_stdout(chatter):
-            meant = fire.Fire(Commands(), command=words, name="espcli", serialize=lambda _: None)
-    except FireExit as error:
-        from espnet.cli.help import find, problem_with
-
-        problem = problem_with(words)
-        if problem is None:
-            what = error.trace.elements[-1].ErrorAsStr().strip().splitlines()[0].rstrip(".")
-            what = what.replace("Could not consume arg:", "there is no place for")
-            problem = f"{what}; `{find(words).path} --help` shows how it goes."
-        raise UsageError(problem) from None
-    if isinstance(meant, Act):
-        return meant
-    # `espcli device porch` ends on a group of words; some groups mean something by themselves.
-    if hasattr(meant, "_bare"):
-        return cast(Act, meant._bare())
-    from espnet.cli.help import find
-
-    raise UsageError(f"A word is missing; `{find(words).path} --help` shows what can follow.")
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

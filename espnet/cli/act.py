@@ -26,15 +26,46 @@ class Act:
         return []  # nothing in here is a word of the command line
 
 
-def verb(method: F) -> F:
-    """A method becomes a word of the command line.
+class Words:
+    """A group of words: the public methods of a class, and nothing else that an object has.
 
-    Its arguments arrive as the texts that were typed: fire alone would read the id ``2e9672320848`` as
-    infinity, the name ``1.10`` as 1.1 and ``None`` as nothing.
+    ``_before`` are the steps that earlier words of the same command asked for.
+    """
+
+    _before: tuple[Callable[[], None], ...] = ()
+
+    def __dir__(self) -> list[str]:
+        """fire takes for a word whatever is in here; without this, `__class__` would be one."""
+        return [name for name in vars(type(self)) if not name.startswith("_")]
+
+    def _bare(self) -> Any:
+        """What the group means when no word follows; None where it means nothing."""
+        return None
+
+
+def as_typed(method: F) -> F:
+    """The method's arguments arrive as the texts that were typed.
+
+    fire alone would read the id ``2e9672320848`` as infinity, the name ``1.10`` as 1.1 and ``None``
+    as nothing.
+    """
+    return cast(F, decorators.SetParseFn(str)(method))
+
+
+def verb(method: F) -> F:
+    """A method becomes a word that ends a command.
+
+    Positional parameters are words in their place, keyword-only ones are options. An option whose
+    default is False is there or not; it arrives as False or as some text.
     """
 
     @functools.wraps(method)
-    def wrapper(self: Any, *words: str, **options: str) -> Act:
-        return Act(lambda: method(self, *words, **options))
+    def wrapper(self: Words, *words: str, **options: str) -> Act:
+        def run() -> Any:
+            for step in self._before:
+                step()
+            return method(self, *words, **options)
 
-    return cast(F, decorators.SetParseFn(str)(wrapper))
+        return Act(run)
+
+    return cast(F, as_typed(wrapper))

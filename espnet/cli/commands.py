@@ -5,16 +5,13 @@ from typing import Any
 
 import msgspec
 
-from espnet import server
 from espnet.cli import parse
-from espnet.cli.act import verb
+from espnet.cli.act import Words, as_typed, verb
 from espnet.cli.device import DeviceWords, describe
-from espnet.cli.poll import ask
 from espnet.cli.render import Exit, Lines, Records, Shown, Told
 from espnet.cli.session import Session
-from espnet.errors import UsageError
+from espnet.errors import SinkError, UsageError
 from espnet.model import Device, Reading, phase
-from espnet.server import redacted
 
 #: What `devices` and empty answers advise.
 NO_DEVICES = (
@@ -23,7 +20,7 @@ NO_DEVICES = (
 )
 
 
-class Commands:
+class Commands(Words):
     """EspNet: a manager of ESP32 boards that run MicroPython."""
 
     def __init__(self) -> None:
@@ -32,25 +29,29 @@ class Commands:
     # --- registry -------------------------------------------------------------------------------
 
     @verb
-    def register(self, address: str, name: str, tags: str = "", replace: str = "false") -> Shown:
+    def register(self, address: str, name: str, *, tags: str = "", replace: bool = False) -> Shown:
         """Adds the board at ADDRESS to the fleet under NAME.
 
-        The board is called first; nothing is stored unless it answers as a board does. ADDRESS is
-        HOST or HOST:PORT. A board that moved is registered again under its name.
+        The board is called first; nothing is stored unless it answers as a board does. A board that
+        moved is registered again under its name, with its new address, and keeps its settings.
 
-        --tags room:attic,floor:2   tags of every sample of this device
-        --replace                   this board takes over the name and the settings it had, or the
-                                    address that was another's
+        ADDRESS     HOST or HOST:PORT, without http://; IPv6 in brackets: [fd00::17]:80
+        NAME        1 to 64 printable characters without spaces, not beginning with '-'
+        --tags      tags of every sample of this device, such as room:attic,floor:2
+        --replace   this board takes over a name with its settings, or an address, that was
+                    another board's
 
         Example: espcli register 192.168.1.17 porch --tags room:outside
         """
+        from espnet.cli.poll import ask
+
         session = self._session
         address, name = parse.address(address), parse.name(name)
-        tag_tuple, moves = parse.tags(tags), parse.flag(replace, "--replace")
+        own_tags = parse.tags(tags) if tags else ()
         began = session.clock.monotonic()
         status, body = ask(session, address)
         now = session.now
-        device = Device(id=status.id, name=name, address=address, tags=tag_tuple, registered_at=now)
+        device = Device(id=status.id, name=name, address=address, tags=own_tags, registered_at=now)
         reading = Reading(
             at=now,
             poll_s=session.clock.monotonic() - began,
@@ -59,7 +60,7 @@ class Commands:
             status=msgspec.Raw(body),
         )
         first_due = now + phase(device.id) * session.config.interval_s
-        stored = session.store.add(device, reading, first_due=first_due, replace=moves)
+        stored = session.store.add(device, reading, first_due=first_due, replace=bool(replace))
         return Shown(
             msgspec.to_builtins(stored),
             f"Registered {stored.name}: board {stored.id} at {stored.address}.",
@@ -70,6 +71,8 @@ class Commands:
         """Forgets a device with everything that was stored of it.
 
         The board itself is not touched, and can be registered again.
+
+        Example: espcli unregister porch
         """
         device = self._session.store.remove(name)
         return Shown(
@@ -79,7 +82,10 @@ class Commands:
 
     @verb
     def rename(self, name: str, new_name: str) -> Shown:
-        """Gives a device another name; everything else stays as it is."""
+        """Gives a device another name; everything else stays as it is.
+
+        Example: espcli rename porch veranda
+        """
         parse.name(new_name)
         device = self._session.store.change(
             name, lambda old: msgspec.structs.replace(old, name=new_name), now=self._session.now
@@ -88,32 +94,46 @@ class Commands:
 
     @verb
     def devices(self) -> Records:
-        """Lists the fleet: state, temperature, last poll, and what is wrong."""
+        """Lists the fleet: state, temperature, last poll, and what is wrong.
+
+        online    the last reading is at most three intervals old
+        late      so it is, but the latest poll failed
+        offline   the reading is too old; what it said is shown still
+        new       never polled
+
+        A narrow terminal shows fewer columns, `--json` always everything.
+        """
         now = self._session.now
         views = self._session.store.views()
-        rows = [describe(view, now) for view in views]
-        hint = NO_DEVICES
-        if rows and not self._session.store.collectors(now, within_s=60):
+        hint = ""
+        if not views:
+            hint = NO_DEVICES
+        elif not self._session.store.collectors(now, within_s=60):
             hint = "No collector is running: `espcli run` polls the boards."
         return Records(
-            rows,
-            ("name", "state", "f", "pins_high", "last_seen", "address", "id", "problem"),
+            [describe(view, now) for view in views],
+            ("name", "state", "f", "pins_high", "age_s", "address", "id", "problem"),
             hint,
+            spare=("id", "pins_high", "address"),
         )
 
     @verb
     def ids(self) -> Records:
         """Lists every device's name and hardware id."""
         rows = [{"name": d.name, "id": d.id} for d in self._session.store.devices()]
-        return Records(rows, ("name", "id"), NO_DEVICES)
+        return Records(rows, ("name", "id"), "" if rows else NO_DEVICES)
 
     @verb
     def is_online(self, name: str) -> bool:
-        """True when the device's last reading is fresh: at most three of its intervals old."""
+        """Says True or False: whether the device's last reading is fresh.
+
+        It is fresh while it is at most three of the device's intervals old.
+        """
         return self._session.store.view(name).state(self._session.now) in ("online", "late")
 
+    @as_typed
     def device(self, name: str) -> DeviceWords:
-        """Shows one device, or does something with it: `espcli device NAME --help` lists what."""
+        """Shows one device, or does something with it (see its own --help)."""
         return DeviceWords(self._session, name)
 
     # --- the fleet at work ----------------------------------------------------------------------
@@ -122,24 +142,26 @@ class Commands:
     def run(
         self,
         heartbeat: str = "1",
+        *,
         device_update_interval: str = "",
         device_requests_timeout: str = "",
         metric_upload_interval: str = "",
         log_format: str = "",
-    ) -> None:
-        """Polls the fleet and uploads its samples until it is stopped (Ctrl-C or SIGTERM).
+    ) -> Exit:
+        """Polls the fleet and uploads its samples until it is stopped.
 
-        HEARTBEAT is how many times a second the schedule is looked at (1). Any number of `run`s on
-        any machines share the work.
-
-        --device_update_interval S    seconds between two polls of a device (10)
-        --device_requests_timeout S   patience with one request to a board (2)
-        --metric_upload_interval S    seconds between two uploads (15)
-        --log_format text|json        one event a line, for people or for machines
-
+        Ctrl-C or SIGTERM stop it in order. Any number of `run`s on any machines share the work.
         Samples go to Datadog when DATADOG_API_KEY is set; until then they wait in Redis.
+
+        HEARTBEAT                   how many times a second the schedule is looked at (1)
+        --device_update_interval    seconds between two polls of a device (10)
+        --device_requests_timeout   seconds of patience with one request to a board (2)
+        --metric_upload_interval    seconds between two uploads (15)
+        --log_format                one event a line, for people (text) or for machines (json)
+
+        Example: espcli run --device_update_interval 30
         """
-        from espnet import config, daemon
+        from espnet import config, daemon, server
 
         settings = config.override(
             self._session.config,
@@ -162,18 +184,20 @@ class Commands:
             if redis.kind == "embedded"
             else None,
         ).run()
+        return Exit(0)
 
     @verb
-    def simulate(self, count: str, seed: str = "1", heap: str = "112K") -> Told:
-        """Starts COUNT boards without hardware: the real firmware on MicroPython's unix port.
+    def simulate(self, count: str, *, seed: str = "1", heap: str = "112K") -> Told:
+        """Starts COUNT boards without hardware, running the real firmware.
 
         Prints each board's id, address and control socket when it answers; Ctrl-C ends them all.
 
-        --seed N      other boards, with other ids (1)
-        --heap 112K   the heap of each board: 112K is what an ESP32 has, 188K its hard limit
-        --json        one JSON object a line: id, address, control
+        COUNT    how many boards, 1 to 5000
+        --seed   another number makes other boards, with other ids (1)
+        --heap   memory of each board: 112K is what an ESP32 has (112K), 188K its hard limit
+        --json   one JSON object a line: id, address, control
 
-        Register one: espcli register ADDRESS NAME
+        Example: espcli simulate 3, then in another terminal espcli register ADDRESS porch
         """
         from espnet.cli.simulate import run
 
@@ -182,30 +206,39 @@ class Commands:
         return Told(lambda emit: run(emit, boards, number, heap))
 
     @verb
-    def demo(self, seconds: str = "") -> Exit:
-        """Three simulated boards, a Redis, a Datadog stand-in and a collector, live in the terminal.
+    def demo(self, *, seconds: str = "") -> Exit:
+        """Shows it all at work: boards, Redis, collector, a Datadog stand-in.
 
-        --seconds N   ends by itself, with a summary; exit code 1 if anything was lost
+        Needs no hardware and no account, and touches nothing of yours; Ctrl-C ends it.
+
+        --seconds   ends by itself after 5 to 86400 seconds; exit code 1 if anything was lost
+
+        Example: espcli demo --seconds 20
         """
         from espnet.cli.demo import demo
-        from espnet.config import seconds as seconds_of
 
-        return Exit(demo(seconds_of("--seconds", seconds, 5, 86_400) if seconds else None))
+        return Exit(demo(parse.seconds(seconds, "--seconds", 5, 86_400) if seconds else None))
 
     @verb
     def redis(self, action: str = "show") -> Any:
         """Says which Redis is used and where its data lies.
 
-        `espcli redis stop` ends the embedded server; the next command starts it again.
+        ACTION   show (the default), or stop: ends the embedded server, whose data is kept; the next
+                 command starts it again
+
+        Example: espcli redis stop
         """
+        from espnet import server
+
         if action == "show":
             return Lines(server.describe(self._session.server))
         if action != "stop":
-            raise parse.refuse("redis", action, ("show", "stop"))
+            raise UsageError(f"`espcli redis` knows show and stop, not {parse.quoted(action)}.")
         config = self._session.config
         if config.redis_url:
             raise UsageError(
-                f"{redacted(config.redis_url)} is not EspNet's own; stop it where it was started."
+                f"{server.redacted(config.redis_url)} is not EspNet's own; "
+                "stop it where it was started."
             )
         stopped = server.stop(config.data_dir)
         return Shown(
@@ -219,9 +252,9 @@ class Commands:
 
     @verb
     def init_consumers(self) -> Shown:
-        """Makes the Datadog sink a reader of the sample stream, from its beginning.
+        """Makes the Datadog sink a reader of the queued samples.
 
-        `run` does this by itself.
+        It begins with the oldest. `run` does this by itself.
         """
         from espnet.daemon import DATADOG
 
@@ -235,9 +268,13 @@ class Commands:
 
     @verb
     def upload_queued_metrics(self) -> Shown:
-        """Sends the queued samples to Datadog now, and says what became of them."""
+        """Sends the queued samples to Datadog now; says what became of them.
+
+        `run` does this every 15 seconds. What is not accepted stays queued.
+        """
+        import structlog.testing
+
         from espnet.daemon import DATADOG, datadog_sink
-        from espnet.errors import SinkError
         from espnet.uploader import Uploader
 
         session = self._session
@@ -245,10 +282,11 @@ class Commands:
         if sink is None:
             raise SinkError("There is no DATADOG_API_KEY; set it, the samples wait in Redis.")
         uploader = Uploader(session.store, DATADOG, sink, session.holder)
-        try:
-            drained = uploader.drain(session.now)
-        finally:
-            uploader.close()
+        with structlog.testing.capture_logs():  # what it would log is our answer
+            try:
+                drained = uploader.drain(session.now)
+            finally:
+                uploader.close()
         queued = session.store.books().queued
         if drained.reason:
             raise SinkError(
@@ -261,6 +299,14 @@ class Commands:
 
     @verb
     def xinfo(self) -> Lines:
-        """Shows the sample stream: its length, who reads it, and where every sample went."""
+        """Shows the sample stream: its length, its readers, its books.
+
+        collected = accepted + dropped + queued, in samples; refused were not numbers and never
+        counted as collected. length counts entries, one a poll.
+        """
         store = self._session.store
-        return Lines(store.stream_info() | {"books": msgspec.to_builtins(store.books())})
+        stream, books = store.stream_info(), store.books()
+        return Lines(
+            stream | {"books": msgspec.to_builtins(books)},
+            "" if books.collected else "No samples yet: `espcli run` polls the boards.",
+        )

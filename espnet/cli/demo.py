@@ -85,8 +85,8 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
         room={"start_c": 21.0, "outside_c": 4.0, "dht_pin": 4, "noise_c": 0.05, "speed": 600.0}
     )
     attic.set(board_c=31.0, pins={"2": 1})
+    stack.callback(server.stop, folder)  # before it starts: a stop may come in between
     redis = server.find(None, folder, default_sockets=())
-    stack.callback(server.stop, folder)
     intake = stack.enter_context(Intake(KEY))
     environ = {
         **os.environ,

@@ -1,11 +1,10 @@
 """The words after `espcli device NAME`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from espnet.board import client
 from espnet.board.calls import (
     GET_BASIC,
     Call,
@@ -16,11 +15,9 @@ from espnet.board.calls import (
     set_host,
 )
 from espnet.cli import parse
-from espnet.cli.act import Act, verb
-from espnet.cli.poll import update
+from espnet.cli.act import Act, Words, as_typed, verb
 from espnet.cli.render import Lines, Records, Shown
 from espnet.cli.session import Session
-from espnet.config import seconds
 from espnet.errors import NoReading, UsageError
 from espnet.model import INTERVAL_RANGE_S, Device, Reading, View
 
@@ -69,8 +66,12 @@ def describe(view: View, now: float) -> dict[str, Any]:
     return fields
 
 
-class DeviceWords:
-    """One device: what it is, and what can be done with it."""
+class DeviceWords(Words):
+    """Shows all that is known of a device, or does with it what COMMAND says.
+
+    `update` polls the board now, and other words may follow it:
+    espcli device porch update - get_f
+    """
 
     def __init__(
         self, session: Session, name: str, before: tuple[Callable[[], None], ...] = ()
@@ -78,45 +79,56 @@ class DeviceWords:
         self._session, self._name, self._before = session, name, before
 
     def _bare(self) -> Act:
-        return Act(self._overview)
+        return cast(Act, self._overview())
 
-    def _first(self) -> None:
-        """Does what earlier words of the same command asked for."""
-        for act in self._before:
-            act()
-
+    @verb
     def _overview(self) -> Lines:
-        self._first()
         view = self._session.store.view(self._name)
         return Lines(describe(view, self._session.now))
 
     # --- reading --------------------------------------------------------------------------------
 
     @verb
-    def get_f(self) -> float | None:
-        """The board's own temperature in °F, from the last poll; an old reading is an error."""
-        self._first()
-        return self._fresh().decoded().f
+    def get_f(self) -> float:
+        """Shows the board's own temperature in °F.
+
+        It is that of the last poll; where that is older than three intervals, this is an error.
+        """
+        f = self._fresh().decoded().f
+        if f is None:
+            raise NoReading(f"The chip of {self._name} has no temperature sensor.")
+        return f
 
     @verb
     def get_gpio(self) -> Lines:
-        """The level of every pin, from the last poll; an old reading is an error."""
-        self._first()
+        """Shows the level of every pin, 0 or 1.
+
+        They are those of the last poll; where that is older than three intervals, this is an error.
+        """
         return Lines({str(pin): level for pin, level in self._fresh().decoded().gpio.items()})
 
+    @as_typed
     def update(self) -> "DeviceWords":
-        """Polls the board now, under its lock; goes on with the next word after a `-`.
+        """Polls the board now, under its lock; another word may follow.
+
+        The reading is stored and its samples are queued, as by `espcli run`. Without another word
+        the device is shown.
 
         Example: espcli device porch update - get_f
         """
         return DeviceWords(self._session, self._name, (*self._before, self._update))
 
     def _update(self) -> None:
-        update(self._session, self._session.store.device(self._name))
+        from espnet.cli.poll import update
+
+        update(self._session, self._name)
 
     @verb
     def lock(self) -> Lines:
-        """Who holds the board's lock now, and for how long at most."""
+        """Shows who holds the board's lock, and for how long at most.
+
+        Whoever polls a board or writes to it holds its lock meanwhile: collectors and `update` do.
+        """
         device = self._session.store.device(self._name)
         state = self._session.store.lock_state(device)
         if state is None:
@@ -125,16 +137,21 @@ class DeviceWords:
 
     @property
     def requests(self) -> "RequestWords":
-        """Calls the board directly, past its lock: `espcli device NAME requests --help`."""
-        return RequestWords(self._session, self._name)
+        """Calls the board directly, past its lock (see its own --help)."""
+        return RequestWords(self._session, self._name, self._before)
 
     # --- settings -------------------------------------------------------------------------------
 
     @verb
     def interval(self, every: str) -> Shown:
-        """Sets the seconds between two polls of this device; `default` follows the fleet again."""
+        """Sets how often this device is polled.
+
+        EVERY   seconds between two polls, 0.1 to 86400; or default: as often as the fleet
+
+        Example: espcli device porch interval 60
+        """
         interval_s = (
-            None if every == "default" else seconds("An interval", every, *INTERVAL_RANGE_S)
+            None if every == "default" else parse.seconds(every, "EVERY", *INTERVAL_RANGE_S)
         )
         device = self._change(lambda old: msgspec.structs.replace(old, interval_s=interval_s))
         text = "as often as the fleet" if interval_s is None else f"every {interval_s:g} s"
@@ -142,7 +159,12 @@ class DeviceWords:
 
     @verb
     def tags(self, tags: str) -> Shown:
-        """Sets the tags of the device's samples: `room:attic,floor:2`, or `none`."""
+        """Sets the tags of the device's samples.
+
+        TAGS   all of them with commas between, each beginning with a letter; or none
+
+        Example: espcli device porch tags room:attic,floor:2
+        """
         wanted = () if tags == "none" else parse.tags(tags)
         device = self._change(lambda old: msgspec.structs.replace(old, tags=wanted))
         return Shown(
@@ -151,9 +173,13 @@ class DeviceWords:
 
     @verb
     def report_pins(self, pins: str) -> Shown:
-        """Chooses the pins whose levels become samples: `2,4`, or `none`.
+        """Chooses the pins whose levels become samples.
 
         Every pin of every board is a metric that Datadog bills, so none is sent unasked.
+
+        PINS   GPIO numbers with commas between; or none
+
+        Example: espcli device porch report_pins 2,4
         """
         wanted = () if pins == "none" else parse.pins(pins)
         self._require_pins(wanted)
@@ -165,7 +191,13 @@ class DeviceWords:
 
     @verb
     def add_dht22(self, sensor: str, pin: str) -> Shown:
-        """Names a DHT22 sensor that hangs on a pin; every poll reads it from then on."""
+        """Adds a DHT22 sensor that hangs on a pin; every poll reads it.
+
+        SENSOR   a name for it: 1 to 64 printable characters without spaces
+        PIN      the GPIO number of its data line
+
+        Example: espcli device porch add_dht22 air 4
+        """
         parse.name(sensor, "sensor's name")
         number = parse.pin(pin)
         self._require_pins((number,))
@@ -189,7 +221,10 @@ class DeviceWords:
 
     @verb
     def remove_dht22(self, sensor: str) -> Shown:
-        """Forgets a DHT22 sensor."""
+        """Forgets a DHT22 sensor: polls no longer read it.
+
+        Example: espcli device porch remove_dht22 air
+        """
 
         def remove(old: Device) -> Device:
             self._require_sensor(old, sensor)
@@ -202,7 +237,10 @@ class DeviceWords:
 
     @verb
     def list_dht22(self) -> Records:
-        """Lists the DHT22 sensors with what they said at the last poll."""
+        """Lists the DHT22 sensors with what they said at the last poll.
+
+        Temperatures are °C, humidities %.
+        """
         view = self._session.store.view(self._name)
         stale = view.state(self._session.now) in ("offline", "new")
         rows = []
@@ -223,13 +261,20 @@ class DeviceWords:
         return Records(
             rows,
             ("sensor", "pin", "temp_c", "humidity", "problem"),
-            f"{self._name} has no DHT22; add one: `espcli device {self._name} add_dht22 SENSOR PIN`.",
+            ""
+            if rows
+            else f"{self._name} has no DHT22; "
+            f"add one: `espcli device {self._name} add_dht22 SENSOR PIN`.",
         )
 
     @verb
     def get_dht22(self, sensor: str) -> Lines:
-        """One DHT22's temperature (°C) and humidity (%) from the last poll; an old one is an error."""
-        self._first()
+        """Shows a DHT22's temperature in °C and humidity in %.
+
+        They are those of the last poll; where that is older than three intervals, this is an error.
+
+        Example: espcli device porch get_dht22 air
+        """
         device = self._session.store.device(self._name)
         self._require_sensor(device, sensor)
         reading = self._fresh()
@@ -242,7 +287,6 @@ class DeviceWords:
     # --- help for the above ---------------------------------------------------------------------
 
     def _change(self, how: Callable[[Device], Device]) -> Device:
-        self._first()
         return self._session.store.change(self._name, how, now=self._session.now)
 
     def _fresh(self) -> Reading:
@@ -270,46 +314,77 @@ class DeviceWords:
             raise UsageError(f"{device.name} has no DHT22 named {sensor!r}; it has: {there}.")
 
 
-class RequestWords:
-    """Calls the board directly, past its lock: what the collector is doing is not waited for."""
+class RequestWords(Words):
+    """Calls the board directly, past its lock: whatever a collector is doing is not waited for.
 
-    def __init__(self, session: Session, name: str) -> None:
-        self._session, self._name = session, name
+    What the board answers is shown as it is, and not stored.
+    """
+
+    def __init__(self, session: Session, name: str, before: tuple[Callable[[], None], ...]) -> None:
+        self._session, self._name, self._before = session, name, before
 
     @verb
     def get_basic(self) -> Lines:
-        """The board's whole answer to `GET /`: gpio, temperature, id and more."""
+        """Shows the board's whole answer to `GET /`: gpio, f (°F), id …
+
+        Example: espcli device porch requests get_basic
+        """
         return self._send(GET_BASIC)
 
     @verb
     def set_gpio(self, pin: str, value: str) -> Lines:
-        """Sets pins (`4` or `4,5`) to 0 or 1. Past the lock: jobs may set them back."""
+        """Sets pins to 0 or 1, past the lock: jobs may set them back.
+
+        PIN     one GPIO number, or several with commas between
+        VALUE   0 or 1
+
+        Example: espcli device porch requests set_gpio 2,4 1
+        """
         return self._send(set_gpio(parse.pins(pin), parse.count(value, "VALUE", 0, 1)))
 
     @verb
     def flip_gpio(self, pin: str) -> Lines:
-        """Toggles pins (`4` or `4,5`). Past the lock: jobs may set them back."""
+        """Toggles pins, past the lock: jobs may set them back.
+
+        PIN   one GPIO number, or several with commas between
+
+        Example: espcli device porch requests flip_gpio 2
+        """
         return self._send(set_gpio(parse.pins(pin), 2))
 
     @verb
-    def get_adc(self, read_pin: str, power_pin: str = "", samples: str = "1") -> Lines:
-        """Samples the ADC at READ_PIN, with POWER_PIN high meanwhile."""
-        power = parse.pin(power_pin) if power_pin else None
+    def get_adc(self, read_pin: str, power_pin: str | None = None, samples: str = "1") -> Lines:
+        """Samples the ADC at READ_PIN, with POWER_PIN high meanwhile.
+
+        POWER_PIN   the GPIO number that feeds the sensor; it goes low afterwards
+        SAMPLES     how many, 1 to 1000 (1); the board has its own bound
+
+        Example: espcli device porch requests get_adc 36 5 10
+        """
+        power = None if power_pin is None else parse.pin(power_pin)
         return self._send(
             read_adc(parse.pin(read_pin), power, parse.count(samples, "SAMPLES", 1, 1000))
         )
 
     @verb
     def get_dht22(self, read_pin: str) -> Lines:
-        """Reads a DHT22 at READ_PIN: °C and % humidity."""
+        """Reads a DHT22 at READ_PIN: temperature in °C, humidity in %.
+
+        Example: espcli device porch requests get_dht22 4
+        """
         return self._send(read_dht22(parse.pin(read_pin)))
 
     @verb
     def set_host(self, ip: str) -> Lines:
-        """Tells the board who manages it (`espnet_host` in its answers)."""
+        """Tells the board who manages it: `espnet_host` in its answers.
+
+        Example: espcli device porch requests set_host 192.168.1.2
+        """
         return self._send(set_host(ip))
 
     def _send(self, call: Call) -> Lines:
+        from espnet.board import client
+
         device = self._session.store.device(self._name)
         body = client.send(device.address, call, self._session.config.timeout_s)
         return Lines(parse_any(device.address, body))

@@ -11,12 +11,20 @@ from espnet.model import (
     problem_with_tag,
 )
 
+#: Most characters of a typed word that an error repeats.
+_QUOTE = 80
+
+
+def quoted(text: str) -> str:
+    """A typed word as an error shows it: in quotes, without control characters, not for ever."""
+    return repr(text if len(text) <= _QUOTE else text[:_QUOTE] + "…")
+
 
 def name(text: str, what: str = "name") -> str:
     """A device's or sensor's name."""
     problem = problem_with_name(text)
     if problem:
-        raise UsageError(f"The {what} {text!r} {problem}; choose another one.")
+        raise UsageError(f"The {what} {quoted(text)} {problem}; choose another one.")
     return text
 
 
@@ -25,32 +33,32 @@ def address(text: str) -> str:
     problem = problem_with_address(text)
     if problem:
         raise UsageError(
-            f"The address {text!r} {problem}; for example 192.168.1.17 or porch.lan:80."
+            f"The address {quoted(text)} {problem}; for example 192.168.1.17 or porch.lan:80."
         )
     return text
 
 
 def tags(text: str) -> tuple[str, ...]:
-    """``a:b,c`` as tags."""
-    found = tuple(dict.fromkeys(tag for tag in text.split(",") if tag))
+    """``a:b,c`` as tags, each once, in the order that they were typed."""
+    found = tuple(dict.fromkeys(text.split(",")))
     for tag in found:
         problem = problem_with_tag(tag)
         if problem:
-            raise UsageError(f"The tag {tag!r} {problem}; for example room:attic.")
+            raise UsageError(f"The tag {quoted(tag)} {problem}; for example room:attic,floor:2.")
     return found
 
 
 def pin(text: str) -> int:
     """A GPIO number."""
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_PIN):
-        raise UsageError(f"A pin is a GPIO number from 0 to {MAX_PIN}, not {text!r}.")
-    return int(text)
+    number = _whole(text)
+    if number is None or number > MAX_PIN:
+        raise UsageError(f"A pin is a GPIO number from 0 to {MAX_PIN}, not {quoted(text)}.")
+    return number
 
 
 def pins(text: str) -> tuple[int, ...]:
-    """``2,4,5`` as GPIO numbers, in order, each once. Fire may have made a tuple's text of it."""
-    inner = text.strip("()[]").replace(" ", "")
-    return tuple(sorted({pin(part) for part in inner.split(",") if part}))
+    """``2,4,5`` as GPIO numbers, in order, each once."""
+    return tuple(sorted({pin(part) for part in text.split(",")}))
 
 
 def known_pins(wanted: Iterable[int], device: Device, reported: Iterable[int] | None) -> None:
@@ -65,36 +73,35 @@ def known_pins(wanted: Iterable[int], device: Device, reported: Iterable[int] | 
         )
 
 
-def flag(text: object, option: str) -> bool:
-    """``--option``, ``--option=true`` or ``--nooption``."""
-    word = str(text).lower()
-    if word in ("true", "1", "yes"):
-        return True
-    if word in ("false", "0", "no"):
-        return False
-    raise UsageError(f"{option} is either there or not; it takes no value like {text!r}.")
-
-
 def count(text: str, what: str, least: int, most: int) -> int:
     """A whole number within bounds."""
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise UsageError(f"{what} must be a whole number from {least} to {most}, not {text!r}.")
-    return int(text)
+    number = _whole(text)
+    if number is None or not least <= number <= most:
+        raise UsageError(
+            f"{what} must be a whole number from {least} to {most}, not {quoted(text)}."
+        )
+    return number
 
 
 def heartbeat(text: str) -> float:
     """Heartbeats per second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    from espnet.config import number
+
+    value = number(text)
     if not 0.01 <= value <= 100:
         raise UsageError(
-            f"HEARTBEAT is heartbeats per second, a number from 0.01 to 100, not {text!r}."
+            f"HEARTBEAT is heartbeats per second, a number from 0.01 to 100, not {quoted(text)}."
         )
     return value
 
 
-def refuse(what: str, text: str, allowed: Iterable[str]) -> UsageError:
-    """The error for a word that is none of those that are allowed."""
-    return UsageError(f"`{what}` knows {' and '.join(allowed)}, not {text!r}.")
+def seconds(text: str, what: str, least: float, most: float) -> float:
+    """A number of seconds within bounds."""
+    from espnet import config
+
+    return config.seconds(what, text, least, most)
+
+
+def _whole(text: str) -> int | None:
+    """Digits as a number; None for anything else, also for more digits than any number here has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None

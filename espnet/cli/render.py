@@ -1,14 +1,26 @@
 """From data to what a person or a program sees. The one place that does.
 
 Invariants: a command returns data; `--json` prints it whole, and only it, on stdout. Advice about what
-to do next goes to stderr, so that it is in nobody's pipe.
+to do next goes to stderr, so that it is in nobody's pipe. Boards choose some of the texts shown here:
+no control character of theirs reaches the terminal.
 """
 
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from espnet.errors import EspNetError
+
+#: What a column is called in a table, where that is not its field's name.
+_TITLES = {"age_s": "seen", "f": "board °F", "temp_c": "temp °C", "humidity": "humidity %"}
+
+#: Columns that may break over lines, and how wide they must be at least. Half an address is none.
+_FOLDED = {"name": 16, "sensor": 16, "problem": 24}
+#: Columns of space between two columns.
+_GAP = 2
 
 
 class Shown(NamedTuple):
@@ -19,17 +31,22 @@ class Shown(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """A mapping, shown as one `key: value` a line."""
+    """A mapping, shown as one `key: value` a line. ``hint`` says what to do next."""
 
     data: Mapping[str, Any]
+    hint: str = ""
 
 
 class Records(NamedTuple):
-    """Rows of one shape: a table of ``columns`` for people. ``hint`` says what to do next."""
+    """Rows of one shape: a table of ``columns`` for people. ``hint`` says what to do next.
+
+    ``spare`` are the columns that a narrow terminal does without, the first one first.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     columns: Sequence[str]
     hint: str = ""
+    spare: Sequence[str] = ()
 
 
 class Exit(NamedTuple):
@@ -45,28 +62,45 @@ class Told(NamedTuple):
 
 
 def show(answer: Any, *, as_json: bool) -> int:
-    """Prints a command's answer; returns the exit code."""
+    """Prints a command's answer; returns the exit code. Raises `EspNetError` where it cannot."""
     if isinstance(answer, Exit):
         return answer.code
     if isinstance(answer, Told):
         answer.run(functools.partial(_tell, as_json))
-    elif as_json:
-        print(json.dumps(_plain(answer), ensure_ascii=False))
-    elif isinstance(answer, Records):
-        _table(answer)
-    elif isinstance(answer, Lines):
-        for key, value in answer.data.items():
-            print(f"{key}: {_text(key, value)}")
-    elif isinstance(answer, Shown):
-        print(answer.text)
-    elif answer is not None:
-        print(answer)
+        return 0
+    with _writing():
+        if as_json:
+            print(json.dumps(_plain(answer), ensure_ascii=False))
+        elif isinstance(answer, Records):
+            if answer.rows:
+                _print_table(answer)
+        elif isinstance(answer, Lines):
+            for key, value in answer.data.items():
+                print(f"{_printable(key)}: {_text(key, value)}")
+        elif isinstance(answer, Shown):
+            print(answer.text)
+        else:
+            print(answer if isinstance(answer, str) else _text("", answer))
+    if isinstance(answer, Records | Lines) and answer.hint:
+        print(answer.hint, file=sys.stderr)
     return 0
 
 
 def _tell(as_json: bool, record: Mapping[str, Any]) -> None:
-    line = json.dumps(record) if as_json else "  ".join(f"{k} {v}" for k, v in record.items())
-    print(line, flush=True)  # somebody may wait for it at the other end of a pipe
+    with _writing():
+        print(json.dumps(record) if as_json else "  ".join(f"{k} {v}" for k, v in record.items()))
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Everything is written when this ends: somebody may wait for it at the other end of a pipe."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EspNetError(f"The answer cannot be written: {error.strerror or error}.") from error
 
 
 def _plain(answer: Any) -> Any:
@@ -77,27 +111,47 @@ def _plain(answer: Any) -> Any:
     return answer
 
 
-def _table(records: Records) -> None:
-    if records.rows:
-        from rich.console import Console
-        from rich.table import Table
+def _print_table(records: Records) -> None:
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in records.columns:
-            table.add_column(column.replace("_", " "), overflow="fold")
-        for row in records.rows:
-            table.add_row(*(_cell(column, row.get(column)) for column in records.columns))
-        # Into a pipe a table is as wide as it wants to be; nothing is cut off there.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 500)
-        console.print(table, soft_wrap=not sys.stdout.isatty())
-    if records.hint and (not records.rows or "collector" in records.hint):
-        print(records.hint, file=sys.stderr)
+    columns = {
+        column: [_title(column), *(_cell(column, row[column]) for row in records.rows)]
+        for column in records.columns
+    }
+    # Into a pipe a table is as wide as it wants to be; nothing is folded or left out there.
+    on_terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if on_terminal else 10_000)
+    widths = {
+        column: min(max(map(cell_len, cells)), _FOLDED.get(column, 10_000))
+        for column, cells in columns.items()
+    }
+    for column in records.spare:
+        if sum(widths.values()) + _GAP * (len(widths) - 1) <= console.width:
+            break
+        del columns[column], widths[column]
+
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(_title(column), no_wrap=column not in _FOLDED, overflow="fold")
+    for row in list(zip(*columns.values(), strict=True))[1:]:
+        table.add_row(*map(Text, row))
+    with console.capture() as lines:  # rich has its own ideas of what to do about a closed pipe
+        console.print(table)
+    for line in lines.get().splitlines():
+        print(line.rstrip())
+
+
+def _title(column: str) -> str:
+    return _TITLES.get(column, column.replace("_", " "))
 
 
 def _cell(column: str, value: Any) -> str:
-    from rich.markup import escape
-
-    return escape(_text(column, value))
+    if column == "age_s" and value is not None:
+        return _ago(value)
+    return _text(column, value)
 
 
 def _text(key: str, value: Any) -> str:
@@ -109,10 +163,20 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
-        return ", ".join(map(str, value))
+        return _printable(", ".join(map(str, value)))
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)
+        return _printable(json.dumps(value, ensure_ascii=False))
+    return _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """The text without what would move the cursor or colour the screen: `\\x1b` stands for ESC."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def _when(unix_s: float) -> str:
@@ -120,3 +184,11 @@ def _when(unix_s: float) -> str:
     from datetime import datetime
 
     return datetime.fromtimestamp(unix_s).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _ago(age_s: float) -> str:
+    """How long ago, in the largest unit that tells enough."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if age_s >= 2 * length_s:
+            return f"{age_s / length_s:.0f} {unit} ago"
+    return f"{max(age_s, 0):.0f} s ago"

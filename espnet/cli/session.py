@@ -1,10 +1,14 @@
 """What every command shares: settings, the store, this process's name. Made when first needed."""
 
 import functools
+from typing import TYPE_CHECKING
 
-from espnet import config, server
 from espnet.clock import Clock, SystemClock
-from espnet.store import Store
+
+if TYPE_CHECKING:
+    from espnet.config import Config
+    from espnet.server import Server
+    from espnet.store import Store
 
 
 class Session:
@@ -14,17 +18,23 @@ class Session:
         self.clock = clock or SystemClock()
 
     @functools.cached_property
-    def config(self) -> config.Config:
+    def config(self) -> "Config":
         """The settings that the environment gives."""
+        from espnet import config
+
         return config.from_environment()
 
     @functools.cached_property
-    def server(self) -> server.Server:
+    def server(self) -> "Server":
         """The Redis that is used; the embedded one is started when there is no other."""
+        from espnet import server
+
         return server.find(self.config.redis_url, self.config.data_dir)
 
     @functools.cached_property
-    def store(self) -> Store:
+    def store(self) -> "Store":
+        from espnet.store import Store
+
         return Store(
             self.server.url, prefix=self.config.prefix, max_samples=self.config.max_samples
         )
@@ -32,6 +42,8 @@ class Session:
     @functools.cached_property
     def holder(self) -> str:
         """Who we are in locks and readings."""
+        from espnet import config
+
         return config.holder("cli")
 
     @property

@@ -125,7 +125,6 @@ def test_a_killed_collector_leaves_no_device_unpolled_longer_than_its_lock_and_a
         assert [store.view(name).fault for name in names] == [None] * len(names)
         news = world.samples()[len(queued) :]
         assert not [batch for batch in news if ("esp32.up", 0, ()) in batch.points]
-        world.require_balance()
 
         # Now it is killed for good, in the middle of its work.
         for board in boards:

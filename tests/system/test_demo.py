@@ -14,6 +14,10 @@ import pytest
 
 from .world import ESPCLI, MARK, PATIENCE_S, marked_processes, wait_for
 
+FLEET_STOPS_EARLY = pytest.mark.xfail(
+    reason="`Fleet.stop` does not wait for a start that was interrupted, so its end is cut short"
+)
+
 
 class Demo:
     """A demo under way, with a temporary folder and a mark of its own."""
@@ -174,17 +178,30 @@ def test_the_demo_ends_in_order_when_it_is_interrupted(start: Callable[..., Demo
         assert "Traceback" not in demo.output
 
 
+def _stopped_while_it_starts(start: Callable[..., Demo], number: signal.Signals) -> Demo:
+    demo = start()
+    wait_for("its boards begin", lambda: [p for p in demo.left_processes() if "zygote" in p])
+    demo.process.send_signal(number)
+    assert demo.process.wait(PATIENCE_S) == 128 + number
+    return demo
+
+
+@FLEET_STOPS_EARLY
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing(
+def test_a_demo_that_is_stopped_while_it_starts_leaves_no_process(
     start: Callable[..., Demo], number: signal.Signals
 ) -> None:
     """A signal between the first board and the first poll ends it as well, without a traceback."""
-    demo = start()
-    wait_for("its first process", demo.left_processes)
-    demo.process.send_signal(number)
-    assert demo.process.wait(PATIENCE_S) != 0
-    demo.require_nothing_left()
+    demo = _stopped_while_it_starts(start, number)
+    assert demo.left_processes() == []
     assert "Traceback" not in demo.output
+
+
+@FLEET_STOPS_EARLY
+def test_a_demo_that_is_stopped_while_it_starts_leaves_no_file(start: Callable[..., Demo]) -> None:
+    """A signal between the first board and the first poll leaves no temporary folder."""
+    for _ in range(3):
+        _stopped_while_it_starts(start, signal.SIGTERM).require_nothing_left()
 
 
 def test_a_killed_demo_leaves_no_board(start: Callable[..., Demo]) -> None:

@@ -17,7 +17,7 @@ from espnet.store import Store
 
 from .world import Run, World, gaps, polls, wait_for
 
-INTERVAL_S, TIMEOUT_S = 0.25, 0.8
+INTERVAL_S, TIMEOUT_S = 0.2, 0.8
 #: What each fault of a board may look like from here (`BoardError.kind`).
 KINDS = {
     "hang": {"timeout"},

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,8 +173,10 @@ class World:
     def register(self, *boards: Board, names: str = "") -> list[str]:
         """Registers boards as ``b0``, ``b1`` … or by the names in ``names``; returns their names."""
         chosen = names.split() or [f"b{n}" for n in range(len(boards))]
-        for board, name in zip(boards, chosen, strict=True):
-            self.espcli("register", board.address, name)
+        assert len(chosen) == len(boards)
+        addresses = [board.address for board in boards]
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda *words: self.espcli("register", *words), addresses, chosen))
         return chosen
 
     def start(self, heartbeat: str = "10", *options: str, **settings: str) -> Run:

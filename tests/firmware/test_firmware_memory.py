@@ -1,0 +1,150 @@
+"""The firmware lives within the heap that board-sized memory leaves it, and stays there.
+
+A 64-bit heap of 112 KB, the simulator's stand-ins included, stands for the 56 KB that an ESP32
+gives without taking from Wi-Fi; 188 KB for the most that it can ever give.
+"""
+
+import random
+import time
+
+import pytest
+from firmware_client import Board, ask, connect, free_bytes, levels, raw
+
+REQUESTS = 2000
+
+
+def form(path: str, body: bytes) -> bytes:
+    return b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
+
+
+GOOD = [
+    *[b"GET / HTTP/1.1\r\nHost: board\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n"] * 20,
+    b"GET /ui HTTP/1.1\r\n\r\n",
+    form("/gpio", b"pin=4,5,12,13&value=1"),
+    form("/gpio", b'{"pin": [4, 5, 12, 13], "value": 0}'),
+    form("/gpio", b"pin=34&value=1"),
+    form("/gpio", b"pin=4&value=often"),
+    form("/dht22", b"read_pin=15"),
+    form("/dht22", b"read_pin=16"),
+    form("/adc", b"read_pin=36&power_pin=4&samples=1"),
+    form("/set_host", b"ip=10.0.0.1"),
+    form("/nothing", b"x" * 4000),
+]
+
+
+def mixed_requests(board: Board, count: int, seed: int) -> None:
+    """``count`` requests over a few connections, 1 % of them garbage on one of their own."""
+    rng = random.Random(seed)
+    sent = 0
+    while sent < count:
+        if rng.random() < 0.01:
+            raw(board, rng.randbytes(rng.randrange(1, 3000)))
+            sent += 1
+            continue
+        with connect(board) as client:
+            for request in rng.choices(GOOD, k=min(rng.randrange(1, 60), count - sent)):
+                client.sendall(request)
+                got = client.recv(65536)
+                assert got[:9] == b"HTTP/1.1 ", got
+                assert got[9:12] != b"500", got
+                head, _, body = got.partition(b"\r\n\r\n")
+                length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
+                while len(body) < length:
+                    body += client.recv(65536)
+                sent += 1
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["source", "mpy"])
+@pytest.mark.parametrize("heap", ["112K", "188K"])
+def test_free_heap_is_flat(make_board, heap: str, compiled: bool) -> None:
+    """After 2,000 mixed requests, 1 % garbage, as much heap is free as before; nothing died."""
+    board = make_board(heap=heap, compiled=compiled)
+    board.set(dht={15: (20, 50)})
+    mixed_requests(board, 200, seed=1)
+    before = free_bytes(board)
+    mixed_requests(board, REQUESTS, seed=2)
+    after = free_bytes(board)
+    assert abs(after - before) < before * 0.02
+    assert before > 24_000
+    assert board.boots == 1
+    assert "Traceback" not in board.console
+
+
+def test_a_fragmented_heap(make_board) -> None:
+    """With the free heap in pieces of 4 KB at most, every call still works."""
+    fragment = """
+import gc
+def _fragment():
+    gc.collect()
+    held, holes = [], []
+    try:
+        while True:
+            holes.append(bytearray(2000))
+            held.append(bytearray(40))
+    except MemoryError:
+        pass
+    holes.clear()
+    gc.collect()
+    return held
+"""
+    board = make_board(
+        before_main=fragment,
+        heap="188K",
+        replace={
+            "main.py": [("    gc.threshold(-1)", "    held = _fragment()\n    gc.threshold(-1)")]
+        },
+    )
+    board.set(dht={15: (20, 50)})
+    assert free_bytes(board) > 20_000
+    mixed_requests(board, 500, seed=3)
+    assert ask(board, "GET", "/").status == 200
+    assert len(ask(board, "POST", "/adc", {"read_pin": 36, "samples": 200}).json["data"]) == 200
+    assert ask(board, "GET", "/ui").body.endswith(b"</html>\n")
+    assert ask(board, "POST", "/gpio", b'{"pin": 4,' + b" " * 8000 + b'"value": 1}').status == 200
+    assert "Memory" not in board.console
+    assert board.boots == 1
+
+
+EATER = """
+async def eat():
+    await asyncio.sleep_ms(300)
+    chain = None  # a chain, because a list that grows would stop early
+    for size in (1024, 32):
+        try:
+            while True:
+                chain = (chain, bytearray(size))
+        except MemoryError:
+            pass
+    for _ in range(LINKS):
+        chain = chain[0]
+    gc.collect()
+    await asyncio.sleep_ms(1500)
+    chain = None
+    await asyncio.sleep_ms(1000000)
+
+
+async def tick():"""
+
+
+@pytest.mark.parametrize("links", [0, 5, 25])
+def test_hardly_any_memory(make_board, links: int) -> None:
+    """When next to nothing is free, clients get 503 or nothing, and pins and server survive."""
+    changes = [
+        ("async def tick():", EATER.replace("LINKS", str(links))),
+        ("            tick,", "            tick,\n            eat,"),
+    ]
+    board = make_board(heap="188K", replace={"main.py": changes})
+    before = levels(board)
+    answers: list[bytes] = []
+    deadline = time.monotonic() + 40
+    while set(answers) <= {b"400"} or answers[-50:] != [b"400"] * 50:
+        assert time.monotonic() < deadline, "it was never short of memory, or never well again"
+        with connect(board, timeout_s=2) as client:
+            try:
+                client.sendall(b"POST /gpio HTTP/1.1\r\nContent-Length: 9\r\n\r\npin=99999")
+                answers.append(client.recv(100)[9:12])
+            except OSError:
+                answers.append(b"")
+    assert set(answers) <= {b"400", b"503", b""}
+    assert levels(board) == before
+    assert board.boots == 1
