@@ -198,7 +198,7 @@ def _json_word(text):
     digits = text[1:] if text.startswith("-") else text
     if digits[:1].isdigit() and (digits[0] != "0" or digits[1:2] in ("", ".", "e", "E")):
         try:
-            return int(text) if digits.isdigit() and len(digits) <= 9 else float(text)
+            return int(text) if digits.isdigit() and len(digits) <= 19 else float(text)
         except ValueError:
             pass
     raise Refusal(400, "a value must be text, a number, true, false, null, or a list of such")

@@ -14,6 +14,7 @@ import fields
 import flash
 import hardware
 from http1 import JSON, Refusal, Stream
+from leases import LEVELS as SAFE_LEVELS
 from micropython import const
 from version import VERSION
 from web import CONTROL, PUBLIC, READ
@@ -22,13 +23,16 @@ _HOST_FILE = "host.json"
 _PAGE_FILE = "ui.html"
 _PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
+_LEASE_MAX_S = const(86400)
+_FENCE = ("fence", 1, 10**18 - 1)  # name and range of the field
 
 
 class Calls:
     """The calls, and the little they share: who the board is, and the host it was told about."""
 
-    def __init__(self, clock, memory):
+    def __init__(self, clock, leases, memory):
         self.clock = clock
+        self.leases = leases
         self.memory = memory
         self.id = hardware.board_id()
         host = flash.load(_HOST_FILE, {}).get("espnet_host")
@@ -49,13 +53,22 @@ class Calls:
         )
 
     async def status(self, request):
-        """GET /: all that a poll needs, in one piece; a part that fails does not fail it."""
+        """GET /: all that a poll needs, in one piece; a part that fails does not fail it.
+
+        With `?fence=` of the controller in charge it renews all leases. An outdated fence renews
+        nothing; reading is for everybody.
+        """
+        if request.query:
+            fence = fields.query(request.query, "fence")
+            if fence is not None and self.leases.admit(fields.whole({"fence": fence}, *_FENCE)):
+                self.leases.renew()
         temperature_f = hardware.temperature_f()
         return (
             f'{{"id":"{self.id}","f":{"null" if temperature_f is None else temperature_f},'
             f'"gpio":{hardware.levels_json()},"espnet_host":"{self.host}",'
             f'"uptime_s":{self.clock.uptime_s()},"mem_free":{self.memory.free()},'
-            f'"leases":{{}},{self._constant}}}'
+            f'"leases":{self.leases.json()},"leases_expired":{self.leases.expired},'
+            f'"fence":{self.leases.fence},{self._constant}}}'
         )
 
     async def page(self, request):
@@ -64,16 +77,28 @@ class Calls:
         return Stream("text/html; charset=utf-8", length, _file_pieces(_PAGE_FILE))
 
     async def gpio(self, request):
-        """POST /gpio: set pins to 0 or 1, or flip them with 2."""
+        """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
         body = bodies.read(request)
         pins = fields.pins(body, "pin")
         value = fields.whole(body, "value", 0, 2)
         for pin in pins:
             _check_writable(pin, "pin")
+        lease_s = 0
+        safe = "low"
+        if "lease_s" in body:
+            lease_s = fields.whole(body, "lease_s", 1, _LEASE_MAX_S)
+            safe = fields.word(body, "safe", SAFE_LEVELS, "low")
+            if value != 1:
+                raise Refusal(422, "lease_s goes with value 1 only", "lease_s")
+        elif "safe" in body:
+            raise Refusal(422, "safe goes with lease_s only", "safe")
+        self._check_fence(body)
+        leases = self.leases.planned(pins, lease_s, safe)
         try:
             levels = hardware.set_pins(pins, value)
         except hardware.HardwareError as error:
             raise Refusal(503, str(error), "pin")
+        self.leases.adopt(leases)
         gpio = {str(pin): levels[pin] for pin in levels}
         return {"id": self.id, "status": "OK", "gpio": gpio}
 
@@ -92,6 +117,9 @@ class Calls:
         samples = _SAMPLES_DEFAULT
         if body.get("samples") not in (None, ""):
             samples = fields.whole(body, "samples", 1, hardware.SAMPLES_MAX)
+        self._check_unleased(read_pin, "read_pin")
+        self._check_unleased(power_pin, "power_pin")
+        self._check_fence(body)
         try:
             data, ticks_us = await hardware.sample_adc(read_pin, power_pin, samples)
         except hardware.HardwareError as error:
@@ -108,8 +136,11 @@ class Calls:
 
     async def dht22(self, request):
         """POST /dht22: one fresh measurement; nothing is remembered."""
-        pin = fields.pin(bodies.read(request), "read_pin")
+        body = bodies.read(request)
+        pin = fields.pin(body, "read_pin")
         _check_writable(pin, "read_pin")  # the sensor's protocol drives the line
+        self._check_unleased(pin, "read_pin")
+        self._check_fence(body)
         try:
             celsius, humidity = hardware.read_dht22(pin)
         except hardware.HardwareError as error:
@@ -118,7 +149,9 @@ class Calls:
 
     async def set_host(self, request):
         """POST /set_host: remember, across resets, where EspNet is."""
-        host = fields.ipv4(bodies.read(request), "ip")
+        body = bodies.read(request)
+        host = fields.ipv4(body, "ip")
+        self._check_fence(body)
         if host != self.host:  # flash wears out
             try:
                 flash.save(_HOST_FILE, {"espnet_host": host})
@@ -126,6 +159,19 @@ class Calls:
                 raise Refusal(503, f"the address could not be kept on flash: {error}")
             self.host = host
         return {"id": self.id, "status": "OK", "espnet_host": host}
+
+    def _check_fence(self, body):
+        """Refuse a controller that comes with an outdated fence; the last check before acting."""
+        fence = fields.whole(body, *_FENCE) if "fence" in body else 0
+        if not self.leases.admit(fence):
+            newest = self.leases.fence
+            error = f"fence {fence} is outdated, {newest} was here: another controller took over"
+            raise Refusal(409, error, "fence", "", {"fence": newest})
+
+    def _check_unleased(self, pin, name):
+        """Refuse to measure with a pin that a lease holds: it would be switched on the way."""
+        if pin in self.leases:
+            raise Refusal(403, f"pin {pin} is leased; end its lease by a write first", name)
 
 
 def _file_pieces(name):

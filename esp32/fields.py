@@ -14,7 +14,7 @@ def _whole(value):
     """
     if isinstance(value, str):
         try:
-            number = int(value) if len(value) <= 9 else None
+            number = int(value) if len(value) <= 19 else None
         except ValueError:
             return None
         return number if str(number) == value else None
@@ -59,6 +59,28 @@ def pin(fields, name):
     if len(numbers) > 1:
         raise Refusal(400, f"{name} must be one pin number", name)
     return numbers[0]
+
+
+def word(fields, name, allowed, default):
+    """Field `name` as one of the words `allowed`; `default` when it is absent."""
+    value = fields.get(name, default)
+    rule = f"{name} must be one of {', '.join(sorted(allowed))}"
+    if not isinstance(value, str):
+        raise Refusal(400, rule, name)
+    if value not in allowed:
+        raise Refusal(422, rule, name)
+    return value
+
+
+def query(query, name):
+    """The text of `name` in a request's query, or None. Nothing is decoded: no value needs it."""
+    start = name.encode() + b"="
+    found = [part[len(start) :] for part in query.split(b"&") if part.startswith(start)]
+    if not found:
+        return None
+    if len(found) > 1 or not found[0].isdigit():
+        raise Refusal(400, f"{name} must be given once, as a decimal number", name)
+    return found[0].decode()
 
 
 def is_ipv4(text):

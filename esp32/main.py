@@ -10,9 +10,11 @@ import sys
 from web import Server  # the largest first: source is compiled here, which takes an empty heap
 
 # isort: split
+import hardware
 import wifi
 from calls import Calls
 from clock import Clock
+from leases import Leases
 from memory import Memory
 from micropython import const
 
@@ -21,7 +23,8 @@ TICK_MS = const(500)
 
 clock = Clock()
 memory = Memory()
-server = Server(Calls(clock, memory).routes)
+leases = Leases(clock, hardware.drive)
+server = Server(Calls(clock, leases, memory).routes)
 
 
 async def tick():
@@ -29,6 +32,7 @@ async def tick():
     then_ms = clock.now_ms()
     while True:
         await asyncio.sleep_ms(TICK_MS)
+        leases.expire()
         now_ms = clock.now_ms()
         server.age(now_ms - then_ms)
         memory.tidy(server.served)
@@ -47,24 +51,20 @@ async def for_ever(start):
 
 
 def main():
-    """Never returns."""
+    """Returns only by Ctrl-C or a reset, and then with every leased pin at its safe level."""
     gc.collect()
     gc.threshold(-1)  # boot.py made it small for loading
-    radio = wifi.start()
-    tasks = [
-        asyncio.create_task(for_ever(start))
-        for start in (
-            tick,
-            lambda: server.serve("0.0.0.0", PORT),
-            lambda: wifi.stay_connected(radio),
-        )
-    ]
-    while tasks:
-        try:
-            asyncio.get_event_loop().run_forever()
-        except Exception as error:
-            sys.print_exception(error)
-            gc.collect()
+    starts = (tick, wifi.stay_connected, lambda: server.serve("0.0.0.0", PORT))
+    tasks = [asyncio.create_task(for_ever(start)) for start in starts]
+    try:
+        while tasks:
+            try:
+                asyncio.get_event_loop().run_forever()
+            except Exception as error:  # the loop's own, and its tasks are all still there
+                sys.print_exception(error)
+                gc.collect()
+    finally:
+        leases.let_go()
 
 
 main()

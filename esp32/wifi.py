@@ -1,9 +1,10 @@
 """The board's way onto the network: the only file that imports `network`.
 
 Reads `settings.json`: {"hostname": "porch", "wifi": [{"ssid": …, "password": …}, …]}, the networks
-in order of preference. One task owns the radio for ever. It never blocks the server, never raises,
-and never resets the board: a board without a network still serves its leases. Passwords are never
-printed.
+in order of preference. One task owns the radio for ever. It never blocks the server and never resets
+the board: a board without a network still watches its leases. Passwords are never printed.
+
+Importing `network` starts the IP stack, so main.py imports this before it opens a socket.
 """
 
 import asyncio
@@ -19,18 +20,13 @@ _CHECK_S = const(5)
 _PAUSE_MAX_S = const(60)
 
 
-def start():
-    """Switch the radio on and return it. Comes before the first socket: it starts the IP stack."""
+async def stay_connected():
+    """Switch the radio on, connect, watch, connect again; for ever."""
     hostname = flash.load(_SETTINGS_FILE, {}).get("hostname")
     if isinstance(hostname, str) and hostname:
         network.hostname(hostname)
     radio = network.WLAN(network.STA_IF)
     radio.active(True)
-    return radio
-
-
-async def stay_connected(radio):
-    """Connect, watch, connect again; for ever."""
     pause_s = 1
     while True:
         if radio.isconnected():

@@ -200,7 +200,7 @@ def _staleness(job: Threshold, given: Input | None, now: float) -> tuple[str, fl
     else:
         return "", math.inf
     allowed = f"at most {_seconds(limit_s)} are allowed"
-    if given.at is None:
+    if given.at is None or not math.isfinite(given.at):
         return f"{name} has no age, {allowed}", math.inf
     first, last = given.at - limit_s, given.at + limit_s
     if first <= now <= last:
