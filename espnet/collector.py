@@ -237,7 +237,7 @@ class Collector:
         target = self._target(device)
         began = self._clock.monotonic()
         try:
-            sight = await target.read(claim.grant.fence, self._clock, self._timeout_s)
+            sight = await target.read(claim, self._clock, self._timeout_s)
         except BoardError as error:
             return self._failed(claim, target, error)
         reading = sight.reading(

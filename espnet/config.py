@@ -27,7 +27,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person may set. Times are seconds.
 
     ``interval_s`` is the poll interval of devices without their own, ``timeout_s`` the patience with
-    one request to a board, ``upload_interval_s`` the pause between two uploads.
+    one request to a board, ``upload_interval_s`` the pause between two uploads. ``zone`` (IANA name,
+    "" for this machine's), ``lat`` and ``lon`` (degrees north and east) are those of jobs that say
+    nothing else.
     """
 
     redis_url: str | None = None
@@ -41,6 +43,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     datadog_app_key: str = ""
     datadog_host: str = "https://api.datadoghq.com"
     log_format: str = "text"
+    zone: str = ""
+    lat: float | None = None
+    lon: float | None = None
 
     def __repr__(self) -> str:
         return f"Config(redis_url=…, data_dir={str(self.data_dir)!r}, datadog_api_key=…)"
@@ -73,6 +78,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
             ),
             "max_samples": ("ESPNET_MAX_SAMPLES", environ.get("ESPNET_MAX_SAMPLES")),
             "log_format": ("ESPNET_LOG_FORMAT", environ.get("ESPNET_LOG_FORMAT")),
+            "zone": ("ESPNET_ZONE", environ.get("ESPNET_ZONE")),
+            "lat": ("ESPNET_LAT", environ.get("ESPNET_LAT")),
+            "lon": ("ESPNET_LON", environ.get("ESPNET_LON")),
         },
     )
 
@@ -89,6 +97,22 @@ def override(config: Config, texts: Mapping[str, tuple[str, str | None]]) -> Con
         if text is not None and text != ""
     }
     return msgspec.structs.replace(config, **changes)
+
+
+def local_zone() -> str:
+    """The IANA name of this machine's time zone; raises `UsageError` where it has none."""
+    import tzlocal
+
+    try:
+        name: str | None = tzlocal.get_localzone_name()
+    except (LookupError, OSError, ValueError):
+        name = None
+    if not name:
+        raise UsageError(
+            "This machine does not say which time zone it is in; set ESPNET_ZONE, such as "
+            "ESPNET_ZONE=Europe/Vienna."
+        )
+    return name
 
 
 def holder(role: str) -> str:
@@ -125,10 +149,30 @@ def _log_format(name: str, text: str) -> str:
     return text
 
 
+def _zone(name: str, text: str) -> str:
+    from espnet.windows import parse_zone
+
+    try:
+        parse_zone(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    return text
+
+
+def _degrees(name: str, text: str, most: float) -> float:
+    value = number(text)
+    if not -most <= value <= most:
+        raise UsageError(f"{name} must be degrees from {-most:g} to {most:g}, not {text!r}.")
+    return value
+
+
 _PARSERS: dict[str, Callable[[str, str], object]] = {
     "interval_s": lambda name, text: seconds(name, text, *INTERVAL_RANGE_S),
     "timeout_s": lambda name, text: seconds(name, text, 0.05, 60.0),
     "upload_interval_s": lambda name, text: seconds(name, text, 0.1, 3600.0),
     "max_samples": _max_samples,
     "log_format": _log_format,
+    "zone": _zone,
+    "lat": lambda name, text: _degrees(name, text, 90),
+    "lon": lambda name, text: _degrees(name, text, 180),
 }

@@ -422,11 +422,15 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """What is remembered of a device from one poll to the next: what deciding needs, and the writes."""
+    """What is remembered of a device from one poll to the next: what deciding needs, and the writes.
+
+    ``is_fenced``: the board knows leases and fences.
+    """
 
     pins: dict[int, PinMemory] = {}
     jobs: dict[str, JobMemory] = {}
     writes: dict[int, Write] = {}
+    is_fenced: bool = False
 
 
 class Observed(msgspec.Struct, frozen=True):

@@ -34,7 +34,9 @@ MAX_BACKOFF_S = 60.0
 #: vanished together must not come back as one.
 JITTER = 0.25
 #: An ON lasts for so many intervals without a poll, and at least so many seconds.
-LEASE_INTERVALS, LEASE_MIN_S = 3, 15.0
+LEASE_INTERVALS, LEASE_MIN_S = 3, 15
+#: The longest lease that a board grants, in seconds; only intervals above eight hours feel it.
+LEASE_MAX_S = 86_400
 
 
 def next_due(due: float, interval_s: float, now: float) -> float:
@@ -89,13 +91,13 @@ class Order(NamedTuple):
 
     pins: tuple[int, ...]
     level: int
-    lease_s: float | None
+    lease_s: int | None
     safe: str
 
 
-def lease_s(interval_s: float) -> float:
-    """How long an ON lasts by itself on a device that is polled every ``interval_s`` seconds."""
-    return max(LEASE_INTERVALS * interval_s, LEASE_MIN_S)
+def lease_s(interval_s: float) -> int:
+    """How long an ON lasts by itself on a device that is polled every ``interval_s``, whole seconds."""
+    return min(max(math.ceil(LEASE_INTERVALS * interval_s), LEASE_MIN_S), LEASE_MAX_S)
 
 
 def orders(
@@ -113,16 +115,16 @@ def orders(
     """
     unleased = {job.name for job in jobs if not isinstance(job, Override) and not job.lease}
     wanted_s = lease_s(interval_s)
-    groups: dict[tuple[int, float | None, str], list[int]] = {}
+    groups: dict[tuple[int, int | None, str], list[int]] = {}
     for pin, decision in decisions.items():
-        lasts: float | None = None
+        lasts: int | None = None
         safe = device.safe.get(pin, "low")
-        if decision.level and status.leases is not None and decision.winner.job not in unleased:
+        if decision.level and status.fence is not None and decision.winner.job not in unleased:
             lasts = wanted_s
         if status.gpio.get(pin) == decision.level:
-            lease = status.leases.get(pin) if status.leases is not None else None
             if lasts is None:
                 continue
+            lease = status.leases.get(pin) if status.leases else None
             if (
                 lease is not None
                 and lease.safe == safe

@@ -13,7 +13,6 @@ import structlog
 
 from espnet import inputs, jobs, trip
 from espnet.board.calls import (
-    FENCE_HEADER,
     GET_BASIC,
     parse_adc,
     parse_climate,
@@ -52,7 +51,11 @@ class Target:
         self.link = Link(device.address)
         self.interval_s = device.interval_s or interval_s
         self.tags = trip.sample_tags(device)
-        self.get_basic = request_bytes(device.address, GET_BASIC)[:-2]
+        # b"GET /", and what follows when the fence was put in between.
+        method, path, rest = request_bytes(device.address, GET_BASIC).partition(b"/")
+        self._get, self._get_rest = method + path, rest
+        #: Whether the board knows leases and fences, as far as it was seen.
+        self.is_fenced = False
         self.get_dht22 = {
             name: request_bytes(device.address, read_dht22(pin))
             for name, pin in device.dht22.items()
@@ -63,16 +66,20 @@ class Target:
         }
         self.claimed_at = 0.0
 
-    async def read(self, fence: int, clock: Clock, timeout_s: float) -> Sight:
+    async def read(self, claim: Claim, clock: Clock, timeout_s: float) -> Sight:
         """What the board and its sensors say; raises `BoardError` when the board says nothing.
 
-        The board gets ``timeout_s`` for its answer, the sensors as much again for all of them.
+        A board that knows leases is shown the fence, which renews them all. Whether it does is known
+        from its last answer; 2021 firmware may know no path with a query. The board gets
+        ``timeout_s`` for its answer, the sensors as much again for all of them.
         """
         address = self.device.address
         end = clock.monotonic() + 2 * timeout_s
-        request = b"%s%s: %d\r\n\r\n" % (self.get_basic, FENCE_HEADER.encode(), fence)
-        body = await self.link.exchange(request, timeout_s)
+        fenced = self.is_fenced or claim.memory.is_fenced
+        query = b"?fence=%d" % claim.grant.fence if fenced else b""
+        body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
         sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
+        self.is_fenced = sight.status.fence is not None
         for name, request in self.get_dht22.items():
             try:
                 answer = await self._ask(request, end, clock, timeout_s)
@@ -127,7 +134,8 @@ async def act(
                 if not problem:
                     written[pin] = order.level
     memory = jobs.remember(claim.jobs, decisions, observed, now, written)
-    return Memory(memory.pins, memory.jobs, writes), written
+    is_fenced = sight.status.fence is not None
+    return Memory(memory.pins, memory.jobs, writes, is_fenced), written
 
 
 async def _write(
@@ -178,7 +186,7 @@ def _tell(
             "pin.set",
             name=device.name,
             pin=decision.pin,
-            level=decision.level,
+            to="on" if decision.level else "off",
             job=decision.winner.job,
             why=decision.winner.why,
         )

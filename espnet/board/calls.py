@@ -36,16 +36,11 @@ class Call(NamedTuple):
 GET_BASIC = Call("GET", "/")
 
 
-#: The header by which a poll shows its lock's fence; a board with leases renews them all for it, and
-#: any other board ignores it.
-FENCE_HEADER = "Espnet-Fence"
-
-
 def set_gpio(
     pins: Sequence[int],
     value: int,
     *,
-    lease_s: float | None = None,
+    lease_s: int | None = None,
     safe: str = "low",
     fence: int | None = None,
 ) -> Call:
@@ -56,7 +51,7 @@ def set_gpio(
     """
     form = [("pin", ",".join(map(str, pins))), ("value", str(value))]
     if lease_s is not None:
-        form += [("lease_s", f"{lease_s:g}"), ("safe", safe)]
+        form += [("lease_s", str(lease_s)), ("safe", safe)]
     if fence is not None:
         form.append(("fence", str(fence)))
     return Call("POST", "/gpio", tuple(form))

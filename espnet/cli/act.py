@@ -36,11 +36,21 @@ class Words:
 
     def __dir__(self) -> list[str]:
         """fire takes for a word whatever is in here; without this, `__class__` would be one."""
-        return [name for name in vars(type(self)) if not name.startswith("_")]
+        return list(words_of(type(self)))
 
     def _bare(self) -> Any:
         """What the group means when no word follows; None where it means nothing."""
         return None
+
+
+def words_of(group: type[Words]) -> dict[str, Any]:
+    """The words of a group with what they stand for, in the source's order, its own ones first."""
+    found: dict[str, Any] = {}
+    for part in group.__mro__[: group.__mro__.index(Words)]:
+        for name, member in vars(part).items():
+            if not name.startswith("_"):
+                found.setdefault(name, member)
+    return found
 
 
 def as_typed(method: F) -> F:

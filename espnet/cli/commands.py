@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from espnet.cli import parse
-from espnet.cli.act import Words, as_typed, verb
+from espnet.cli.act import as_typed, verb
 from espnet.cli.device import DeviceWords, describe
+from espnet.cli.jobs import FleetJobWords
 from espnet.cli.render import Exit, Lines, Records, Shown, Told
 from espnet.cli.session import Session
 from espnet.errors import SinkError, UsageError
@@ -20,7 +21,7 @@ NO_DEVICES = (
 )
 
 
-class Commands(Words):
+class Commands(FleetJobWords):
     """EspNet: a manager of ESP32 boards that run MicroPython."""
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from espnet.board.calls import (
 )
 from espnet.cli import parse
 from espnet.cli.act import Act, Words, as_typed, verb
+from espnet.cli.jobs import JobWords
 from espnet.cli.render import Lines, Records, Shown
 from espnet.cli.session import Session
 from espnet.errors import NoReading, UsageError
@@ -66,7 +67,7 @@ def describe(view: View, now: float) -> dict[str, Any]:
     return fields
 
 
-class DeviceWords(Words):
+class DeviceWords(JobWords):
     """Shows all that is known of a device, or does with it what COMMAND says.
 
     `update` polls the board now, and other words may follow it:

@@ -8,11 +8,12 @@ the text "True", `-n` for any option that begins with n, and words after `--` fo
 import contextlib
 import inspect
 import io
+import keyword
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from espnet.cli.act import Act, Words
+from espnet.cli.act import Act, Words, words_of
 from espnet.cli.commands import Commands
 from espnet.cli.device import DeviceWords, RequestWords
 from espnet.cli.parse import quoted
@@ -32,6 +33,20 @@ _VALUES = {
     "seconds": "N",
     "seed": "N",
     "heap": "SIZE",
+    "days": "DAYS",
+    "lat": "DEGREES",
+    "lon": "DEGREES",
+    "window": "MINUTES",
+    "mode": "heat|cool",
+    "band": "B",
+    "min_on": "TIME",
+    "min_off": "TIME",
+    "max_age": "TIME",
+    "stale": "off|on|hold",
+    "unit": "c|f",
+    "for": "TIME",
+    "why": "TEXT",
+    "readings": "FILE",
 }
 
 
@@ -54,11 +69,6 @@ class Place(NamedTuple):
         return " ".join([self.path, *arguments(self.member)])
 
 
-def words_of(group: type[Words]) -> dict[str, Any]:
-    """The words of a group with what they stand for, in the source's order."""
-    return {name: member for name, member in vars(group).items() if not name.startswith("_")}
-
-
 def parameters(member: Any) -> Mapping[str, inspect.Parameter]:
     """The parameters that a person gives a value."""
     if not callable(member):
@@ -72,6 +82,7 @@ def arguments(member: Any) -> list[str]:
     """``ADDRESS``, ``NAME``, ``[--tags TAGS]``, ``[--replace]``"""
     parts = []
     for name, parameter in parameters(member).items():
+        name = name.rstrip("_")
         upper = name.upper()
         if parameter.default is inspect.Parameter.empty:
             parts.append(upper)
@@ -158,6 +169,8 @@ def _options_filled(words: list[str], place: Place) -> Iterator[str]:
             continue
         option, equals, value = word.partition("=")
         name = option[2:].replace("-", "_")
+        if keyword.iskeyword(name):
+            name += "_"  # --for is for_ in Python
         if not option.startswith("--") or name not in possible:
             raise UsageError(
                 f"`{place.path}` has no option {quoted(option)}; it goes `{place.usage}`."

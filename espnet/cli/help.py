@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from espnet.cli.act import Words
+from espnet.cli.act import Words, words_of
 from espnet.cli.commands import Commands
 from espnet.cli.device import DeviceWords, RequestWords
-from espnet.cli.grammar import Place, arguments, known, words_of
+from espnet.cli.grammar import Place, arguments, known
 
 _START = """\
 Getting started:

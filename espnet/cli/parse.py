@@ -1,6 +1,7 @@
 """From typed words to values. Everything arrives as text; every refusal is one sentence."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 from espnet.errors import UsageError
 from espnet.model import (
@@ -11,6 +12,7 @@ from espnet.model import (
     problem_with_tag,
 )
 
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 #: Most characters of a typed word that an error repeats.
 _QUOTE = 80
 
@@ -100,6 +102,48 @@ def seconds(text: str, what: str, least: float, most: float) -> float:
     from espnet import config
 
     return config.seconds(what, text, least, most)
+
+
+def number(text: str, what: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number within bounds."""
+    from espnet import config
+
+    value = config.number(text)
+    if math.isfinite(value) and least <= value <= most:
+        return value
+    raise UsageError(f"{what} must be a number{_bounds(least, most)}, not {quoted(text)}.")
+
+
+def duration(text: str, what: str, least: float = 0.0, most: float = 366 * 86_400.0) -> float:
+    """``90``, ``90s``, ``5m``, ``2h`` or ``1d`` as seconds."""
+    from espnet import config
+
+    unit_s = _UNITS.get(text[-1:], 1.0)
+    value = config.number(text[:-1] if text[-1:] in _UNITS else text) * unit_s
+    if math.isfinite(value) and least <= value <= most:
+        return value
+    raise UsageError(
+        f"{what} must be a time such as 90, 90s, 5m, 2h or 1d{_bounds(least, most, ' s')}, "
+        f"not {quoted(text)}."
+    )
+
+
+def one_of(text: str, what: str, allowed: Sequence[str]) -> str:
+    """One of a few words."""
+    if text in allowed:
+        return text
+    raise UsageError(
+        f"{what} must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {quoted(text)}."
+    )
+
+
+def _bounds(least: float, most: float, unit: str = "") -> str:
+    parts = []
+    if least > -math.inf:
+        parts.append(f"at least {least:g}{unit}")
+    if most < math.inf:
+        parts.append(f"at most {most:g}{unit}")
+    return f" of {' and '.join(parts)}" if parts else ""
 
 
 def _whole(text: str) -> int | None:

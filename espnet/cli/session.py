@@ -46,6 +46,13 @@ class Session:
 
         return config.holder("cli")
 
+    @functools.cached_property
+    def zone(self) -> str:
+        """The site's time zone by its IANA name."""
+        from espnet import config
+
+        return self.config.zone or config.local_zone()
+
     @property
     def now(self) -> float:
         return self.clock.now()
@@ -53,4 +60,4 @@ class Session:
     @property
     def lock_ttl_s(self) -> float:
         """Longer than everything that a command does under a board's lock."""
-        return 2 * self.config.timeout_s + 5
+        return 3 * self.config.timeout_s + 5
