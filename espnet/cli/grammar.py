@@ -89,7 +89,7 @@ def find(words: list[str]) -> Place:
     path: list[str] = ["espcli"]
     group: type[Words] = Commands
     member: Any = None
-    rest = [word for word in words if not word.startswith("-")]
+    rest = [word for word in words if word != "-" and not _OPTION.match(word)]
     while rest:
         typed = rest.pop(0)
         word = typed.replace("-", "_")
