@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from espnet.cli.act import Act, Words
 from espnet.cli.commands import Commands
-from espnet.cli.device import DeviceWords, RequestWords
+from espnet.cli.device import DeviceWords
+from espnet.cli.direct import RequestWords
 from espnet.cli.parse import quoted
 from espnet.cli.render import Exit
 from espnet.errors import UsageError

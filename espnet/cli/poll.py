@@ -1,26 +1,36 @@
-"""One poll for a person: the same trip as the collector's, by the blocking client."""
+"""Polls for a person: the same trip as the collector's, by the blocking client; and the first of all."""
 
-from typing import NamedTuple
+import msgspec
 
 from espnet import trip
 from espnet.board import client
 from espnet.board.calls import GET_BASIC, parse_climate, parse_status, read_dht22
 from espnet.cli.session import Session
 from espnet.errors import BoardError, DeviceLockLost
-from espnet.model import Climate, Device, Status
+from espnet.model import Climate, Device, Reading, phase
 
 
-class Answer(NamedTuple):
-    """What a board is and says, as a record and byte for byte."""
+def register(
+    session: Session, address: str, name: str, tags: tuple[str, ...], *, replace: bool
+) -> Device:
+    """Calls the board at an address and stores it with what it said; returns the record as stored.
 
-    status: Status
-    body: bytes
-
-
-def ask(session: Session, address: str, expected_id: str | None = None) -> Answer:
-    """Calls the board at an address, without any lock; raises `BoardError`."""
+    Raises `BoardError`, or `RegistryConflict` as `Store.add` does.
+    """
+    began = session.clock.monotonic()
     body = client.send(address, GET_BASIC, session.config.timeout_s)
-    return Answer(parse_status(address, body, expected_id), body)
+    status = parse_status(address, body)
+    now, interval_s = session.now, session.config.interval_s
+    device = Device(id=status.id, name=name, address=address, tags=tags, registered_at=now)
+    reading = Reading(
+        at=now,
+        poll_s=session.clock.monotonic() - began,
+        interval_s=interval_s,
+        collector=session.holder,
+        status=msgspec.Raw(body),
+    )
+    first_due = now + phase(device.id) * interval_s
+    return session.store.add(device, reading, first_due=first_due, replace=replace)
 
 
 def update(session: Session, name: str) -> None:
@@ -38,7 +48,8 @@ def update(session: Session, name: str) -> None:
         tags = trip.sample_tags(device)
         began = session.clock.monotonic()
         try:
-            status, body = ask(session, device.address, device.id)
+            body = client.send(device.address, GET_BASIC, session.config.timeout_s)
+            status = parse_status(device.address, body, device.id)
         except BoardError as error:
             failure = error
             poll = trip.failed(
