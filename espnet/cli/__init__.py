@@ -2,11 +2,11 @@
 
 ::
 
-    grammar   words → an `Act`, by python-fire        render    data → table, lines or JSON
-       │                                                 ▲
-    commands ── device   what the words mean ────────────┘
-       │          │
-    session     poll     the store and the settings; one poll for a person
+    grammar   words → an `Act`, by python-fire       render    data → table, lines or JSON
+       │                                                ▲
+    commands ── device ── direct   what words mean ─────┘
+       │           │
+    session       poll     the store and the settings; polls for a person
 
 Invariants: python-fire reads the words and nothing else. What it returns is an `Act`, which runs only
 after every word has found its place, so that a command with a word too many does nothing at all.

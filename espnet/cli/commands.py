@@ -7,12 +7,12 @@ import msgspec
 
 from espnet.cli import parse
 from espnet.cli.act import as_typed, verb
-from espnet.cli.device import DeviceWords, describe
+from espnet.cli.describe import describe
+from espnet.cli.device import DeviceWords
 from espnet.cli.jobs import FleetJobWords
 from espnet.cli.render import Exit, Lines, Records, Shown, Told
 from espnet.cli.session import Session
 from espnet.errors import SinkError, UsageError
-from espnet.model import Device, Reading, phase
 
 #: What `devices` and empty answers advise.
 NO_DEVICES = (
@@ -44,24 +44,11 @@ class Commands(FleetJobWords):
 
         Example: espcli register 192.168.1.17 porch --tags room:outside
         """
-        from espnet.cli.poll import ask
+        from espnet.cli.poll import register
 
-        session = self._session
         address, name = parse.address(address), parse.name(name)
         own_tags = parse.tags(tags) if tags else ()
-        began = session.clock.monotonic()
-        status, body = ask(session, address)
-        now = session.now
-        device = Device(id=status.id, name=name, address=address, tags=own_tags, registered_at=now)
-        reading = Reading(
-            at=now,
-            poll_s=session.clock.monotonic() - began,
-            interval_s=session.config.interval_s,
-            collector=session.holder,
-            status=msgspec.Raw(body),
-        )
-        first_due = now + phase(device.id) * session.config.interval_s
-        stored = session.store.add(device, reading, first_due=first_due, replace=bool(replace))
+        stored = register(self._session, address, name, own_tags, replace=bool(replace))
         return Shown(
             msgspec.to_builtins(stored),
             f"Registered {stored.name}: board {stored.id} at {stored.address}.",

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from espnet import server
-from espnet.cli.device import describe
+from espnet.cli.describe import describe
 from espnet.clock import Clock, SystemClock
 from espnet.errors import EspNetError
 from espnet.model import Books, View

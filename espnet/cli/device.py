@@ -1,70 +1,19 @@
 """The words after `espcli device NAME`."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
-from espnet.board.calls import (
-    GET_BASIC,
-    Call,
-    parse_any,
-    read_adc,
-    read_dht22,
-    set_gpio,
-    set_host,
-)
 from espnet.cli import parse
-from espnet.cli.act import Act, Words, as_typed, verb
+from espnet.cli.act import Act, as_typed, verb
+from espnet.cli.describe import describe
+from espnet.cli.direct import RequestWords
 from espnet.cli.jobs import JobWords
 from espnet.cli.render import Lines, Records, Shown
 from espnet.cli.session import Session
 from espnet.errors import NoReading, UsageError
-from espnet.model import INTERVAL_RANGE_S, Device, Reading, View
-
-
-def describe(view: View, now: float) -> dict[str, Any]:
-    """Every field of a device, flat, as `--json` gives it; None where nothing is known.
-
-    Times are Unix seconds, ``age_s`` and ``poll_s`` seconds. What a stale reading said stays
-    visible, its ``state`` says that it is not the present.
-    """
-    device, reading, fault = view.device, view.reading, view.fault
-    state = view.state(now)
-    fields: dict[str, Any] = {
-        "name": device.name,
-        "id": device.id,
-        "address": device.address,
-        "tags": list(device.tags),
-        "state": state,
-        "online": state in ("online", "late"),
-        "problem": fault.what if fault else None,
-        "fault": msgspec.to_builtins(fault) if fault else None,
-        "interval_s": device.interval_s or (reading.interval_s if reading else None),
-        "report_pins": list(device.report_pins),
-        "dht22": dict(device.dht22),
-        "registered_at": device.registered_at,
-        "last_seen": reading.at if reading else None,
-        "age_s": now - reading.at if reading else None,
-        "poll_s": reading.poll_s if reading else None,
-        "collector": reading.collector if reading else None,
-        "readings": msgspec.to_builtins(reading.dht22) if reading else {},
-        "reading_errors": dict(reading.dht22_errors) if reading else {},
-    }
-    status = msgspec.to_builtins(reading.decoded()) if reading else {}
-    for name in (
-        "f",
-        "gpio",
-        "espnet_host",
-        "boot",
-        "uptime_s",
-        "mem_free",
-        "version",
-        "reset_cause",
-    ):
-        fields[name] = status.get(name)
-    fields["pins_high"] = [int(pin) for pin, level in (fields["gpio"] or {}).items() if level]
-    return fields
+from espnet.model import INTERVAL_RANGE_S, Device, Reading
 
 
 class DeviceWords(JobWords):
@@ -137,7 +86,7 @@ class DeviceWords(JobWords):
         return Lines({"locked": True, "holder": state.holder, "left_s": state.left_s})
 
     @property
-    def requests(self) -> "RequestWords":
+    def requests(self) -> RequestWords:
         """Calls the board directly, past its lock (see its own --help)."""
         return RequestWords(self._session, self._name, self._before)
 
@@ -313,82 +262,6 @@ class DeviceWords(JobWords):
         if sensor not in device.dht22:
             there = ", ".join(sorted(device.dht22)) or "none"
             raise UsageError(f"{device.name} has no DHT22 named {sensor!r}; it has: {there}.")
-
-
-class RequestWords(Words):
-    """Calls the board directly, past its lock: whatever a collector is doing is not waited for.
-
-    What the board answers is shown as it is, and not stored.
-    """
-
-    def __init__(self, session: Session, name: str, before: tuple[Callable[[], None], ...]) -> None:
-        self._session, self._name, self._before = session, name, before
-
-    @verb
-    def get_basic(self) -> Lines:
-        """Shows the board's whole answer to `GET /`: gpio, f (°F), id …
-
-        Example: espcli device porch requests get_basic
-        """
-        return self._send(GET_BASIC)
-
-    @verb
-    def set_gpio(self, pin: str, value: str) -> Lines:
-        """Sets pins to 0 or 1, past the lock: jobs may set them back.
-
-        PIN     one GPIO number, or several with commas between
-        VALUE   0 or 1
-
-        Example: espcli device porch requests set_gpio 2,4 1
-        """
-        return self._send(set_gpio(parse.pins(pin), parse.count(value, "VALUE", 0, 1)))
-
-    @verb
-    def flip_gpio(self, pin: str) -> Lines:
-        """Toggles pins, past the lock: jobs may set them back.
-
-        PIN   one GPIO number, or several with commas between
-
-        Example: espcli device porch requests flip_gpio 2
-        """
-        return self._send(set_gpio(parse.pins(pin), 2))
-
-    @verb
-    def get_adc(self, read_pin: str, power_pin: str | None = None, samples: str = "1") -> Lines:
-        """Samples the ADC at READ_PIN, with POWER_PIN high meanwhile.
-
-        POWER_PIN   the GPIO number that feeds the sensor; it goes low afterwards
-        SAMPLES     how many, 1 to 1000 (1); the board has its own bound
-
-        Example: espcli device porch requests get_adc 36 5 10
-        """
-        power = None if power_pin is None else parse.pin(power_pin)
-        return self._send(
-            read_adc(parse.pin(read_pin), power, parse.count(samples, "SAMPLES", 1, 1000))
-        )
-
-    @verb
-    def get_dht22(self, read_pin: str) -> Lines:
-        """Reads a DHT22 at READ_PIN: temperature in °C, humidity in %.
-
-        Example: espcli device porch requests get_dht22 4
-        """
-        return self._send(read_dht22(parse.pin(read_pin)))
-
-    @verb
-    def set_host(self, ip: str) -> Lines:
-        """Tells the board who manages it: `espnet_host` in its answers.
-
-        Example: espcli device porch requests set_host 192.168.1.2
-        """
-        return self._send(set_host(ip))
-
-    def _send(self, call: Call) -> Lines:
-        from espnet.board import client
-
-        device = self._session.store.device(self._name)
-        body = client.send(device.address, call, self._session.config.timeout_s)
-        return Lines(parse_any(device.address, body))
 
 
 def _pins_text(pins: tuple[int, ...]) -> str:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from espnet.cli.act import Act, Words, words_of
 from espnet.cli.commands import Commands
-from espnet.cli.device import DeviceWords, RequestWords
+from espnet.cli.device import DeviceWords
+from espnet.cli.direct import RequestWords
 from espnet.cli.parse import quoted
 from espnet.cli.render import Exit
 from espnet.errors import UsageError
@@ -100,7 +101,7 @@ def find(words: list[str]) -> Place:
     path: list[str] = ["espcli"]
     group: type[Words] = Commands
     member: Any = None
-    rest = [word for word in words if not word.startswith("-")]
+    rest = [word for word in words if word != "-" and not _OPTION.match(word)]
     while rest:
         typed = rest.pop(0)
         word = typed.replace("-", "_")

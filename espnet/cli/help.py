@@ -9,7 +9,8 @@ from typing import Any
 
 from espnet.cli.act import Words, words_of
 from espnet.cli.commands import Commands
-from espnet.cli.device import DeviceWords, RequestWords
+from espnet.cli.device import DeviceWords
+from espnet.cli.direct import RequestWords
 from espnet.cli.grammar import Place, arguments, known
 
 _START = """\

@@ -1,0 +1,51 @@
+"""What is known of a device, as flat fields."""
+
+from typing import Any
+
+import msgspec
+
+from espnet.model import View
+
+
+def describe(view: View, now: float) -> dict[str, Any]:
+    """Every field of a device, flat, as `--json` gives it; None where nothing is known.
+
+    Times are Unix seconds, ``age_s`` and ``poll_s`` seconds. What a stale reading said stays
+    visible, its ``state`` says that it is not the present.
+    """
+    device, reading, fault = view.device, view.reading, view.fault
+    state = view.state(now)
+    fields: dict[str, Any] = {
+        "name": device.name,
+        "id": device.id,
+        "address": device.address,
+        "tags": list(device.tags),
+        "state": state,
+        "online": state in ("online", "late"),
+        "problem": fault.what if fault else None,
+        "fault": msgspec.to_builtins(fault) if fault else None,
+        "interval_s": device.interval_s or (reading.interval_s if reading else None),
+        "report_pins": list(device.report_pins),
+        "dht22": dict(device.dht22),
+        "registered_at": device.registered_at,
+        "last_seen": reading.at if reading else None,
+        "age_s": now - reading.at if reading else None,
+        "poll_s": reading.poll_s if reading else None,
+        "collector": reading.collector if reading else None,
+        "readings": msgspec.to_builtins(reading.dht22) if reading else {},
+        "reading_errors": dict(reading.dht22_errors) if reading else {},
+    }
+    status = msgspec.to_builtins(reading.decoded()) if reading else {}
+    for name in (
+        "f",
+        "gpio",
+        "espnet_host",
+        "boot",
+        "uptime_s",
+        "mem_free",
+        "version",
+        "reset_cause",
+    ):
+        fields[name] = status.get(name)
+    fields["pins_high"] = [int(pin) for pin, level in (fields["gpio"] or {}).items() if level]
+    return fields
