@@ -179,7 +179,7 @@ class Simulator:
         for board in self.boards:
             board.end()
         if self._runtime is not None:
-            await asyncio.to_thread(shutil.rmtree, self._runtime, ignore_errors=True)
+            shutil.rmtree(self._runtime, ignore_errors=True)  # no thread: the program may be ending
             self._runtime = None
         for lock in self._locks:
             lock.close()

@@ -12,7 +12,6 @@ from probing import Client, until
 from espnet.simulator import Board, Fleet, SimulatorError
 
 
-
 @pytest.fixture(params=["new connection", "open connection"])
 def wire(request: pytest.FixtureRequest, board: Board):
     """A client that connects after the fault is set, or one that has connected before."""
