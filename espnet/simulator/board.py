@@ -314,6 +314,7 @@ class SimulatedBoard:
             "board_c": state.board_c,
             "watchdog_ms": timeout_ms,
             "requests": state.requests_ever,
+            "connections": state.connections,
             "most_connections": state.most[0],
             "most_requests": state.most[1],
         }

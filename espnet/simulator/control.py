@@ -54,6 +54,9 @@ async def _converse(
             answer = _error(f"A line has at most {_LINE_LIMIT} bytes; this connection ends here.")
             writer.write(answer)
             await writer.drain()
+            for _ in range(256):  # or the client, still writing, would never read the answer
+                if not await reader.read(_LINE_LIMIT):
+                    break
             return
         try:
             request = json.loads(line)

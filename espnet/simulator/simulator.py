@@ -119,7 +119,7 @@ class Simulator:
 
     async def _prepare(self) -> None:
         find_micropython()
-        runtime, lock = flash.runtime_folder()
+        runtime, lock = flash.runtime_folder(self._count)
         self._runtime = runtime
         self._locks.append(lock)
         home = runtime

@@ -81,7 +81,7 @@ def test_the_request_log_says_what_when_and_how_many_at_once(
         ("GET", "/slowly?200", 200, 0),
         ("POST", "/exec", 200, 1),
     ]
-    assert entries[1]["answered_s"] >= 0.2
+    assert entries[1]["answered_s"] >= 0.19
     assert entries[2]["connections"] == 2
     assert before - 0.01 <= entries[0]["time"] <= time.time()
     assert (board.most_connections, board.most_requests) == (2, 2)

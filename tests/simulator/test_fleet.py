@@ -288,7 +288,7 @@ def test_the_stand_ins_leave_the_budget_to_the_firmware(tmp_path: Path):
 def test_folders_of_living_simulators_are_left_alone():
     """A start removes stale folders only."""
     with Fleet(1, firmware=PROBE) as fleet:
-        folder, lock = flash.runtime_folder()
+        folder, lock = flash.runtime_folder(1)
         lock.close()
         assert Path(fleet[0].control).exists()
         with Fleet(1, firmware=PROBE):
