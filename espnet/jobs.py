@@ -281,8 +281,7 @@ def remember(
     """What the next `decide` needs to know. ``written``: the levels that the board confirmed at ``now``.
 
     Keeps the pins of all jobs, disabled ones too (a compressor needs its rest whoever switched it), and
-    what enabled thresholds want; all else is forgotten. Without ``written`` a change counts from the
-    poll that sees it, which only makes minimum times longer.
+    what enabled thresholds want. Without ``written``, a change counts from the poll that sees it.
     """
     pins = {}
     for pin in {job.pin for job in jobs}:
@@ -291,8 +290,8 @@ def remember(
         if pin in written:
             pins[pin] = _changed(pins.get(pin, _UNSEEN_PIN), written[pin], now)
     wants = {}
-    for decision in decisions.values():
-        for candidate in (decision.winner, *decision.losers):
+    for made in decisions.values():
+        for candidate in (made.winner, *made.losers):
             if candidate.kind == "threshold":
                 want = bool(candidate.level if candidate.wants is None else candidate.wants)
                 last = _wanted(candidate.job, observed.memory, now)

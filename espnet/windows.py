@@ -100,7 +100,7 @@ def span(job: Timer | Threshold, now: float) -> Span:
 
 def _find(window: _Window, now: float) -> Span:
     """Walks the window's dates, joining what touches, to the first begin after ``now`` and a gap."""
-    duration_s = round(window.hours * 3600, 3)  # so that a third of an hour is 1200 s
+    duration_s = window.hours * 3600
     first = datetime.fromtimestamp(now, UTC).date() - timedelta(days=_DAYS_BACK)
     begin = end = -math.inf
     following = math.inf

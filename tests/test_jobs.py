@@ -140,6 +140,8 @@ ROWS = [
     Row("stale or not, and even if stale means on", [heat(start="20:00", hours=1, stale="on")], (0, "off", "heat", "is closed"), LOST),
     Row("an unknown zone is off, and raises nothing", [timer(zone="Mars/Base")], (0, "off", "lamp", "window is unknown: zone must")),
     Row("even inverted", [timer(start="noon", invert=True)], (0, "off", "lamp", "window is unknown: start must")),
+    Row("a length that cannot be", [timer(hours=25, invert=True)], (0, "off", "lamp", "window is unknown: hours must")),
+    Row("the sun of nowhere", [timer(start="sunset"), heat(start="sunset")], (0, "off", "heat", "lat and lon are needed"), COLD),
     # Clock changes, by the instants in UTC.
     Row("Vienna spring: not before the gap", [timer(start="02:30", hours=1)], (0, "off", "lamp", "until 03:00"), now=utc("2026-03-29 00:59:59")),
     Row("Vienna spring: at the first instant after it", [timer(start="02:30", hours=1)], (1, "on", "lamp", "until 04:00"), now=utc("2026-03-29 01:00")),
@@ -169,6 +171,7 @@ ROWS = [
     Row("0.3 - 0.1 is 0.2", [heat(target=0.3, band=0.1)], (1, "on", "heat", "0.2 is at or below 0.2"), says(0.2)),
     Row("0.1 + 0.2 is 0.3", [heat(target=0.1, band=0.2)], (0, "off", "heat", "0.3 is at or above 0.3"), says(0.3), 1, want(True)),
     Row("67.1 °F are 19.5 °C", [heat(band=0.5, unit="c")], (1, "on", "heat", "19.5 °C is at or below"), says(67.1, unit="f")),
+    Row("59.18 °F are 15.1 °C and no more", [heat(target=15.1, unit="c")], (1, "on", "heat", "15.1 °C is at the target"), says(59.18, unit="f"), 1, want(True)),
     Row("20 °C are 68 °F", [heat(target=67, unit="f")], (0, "off", "heat", "68 °F is above 67"), says(20, unit="c")),
     Row("no unit asked for: compared as it comes", [heat()], (0, "off", "heat", "67.1 °F is above 20"), says(67.1, unit="f")),
     Row("an input without a unit: compared as it comes", [heat(unit="c")], (0, "off", "heat", "67.1 °C is above 20"), says(67.1)),

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +136,31 @@ def test_what_is_remembered_never_shows(starts: list[str], moves: list[float]) -
         assert (warm.open, warm.until, warm.why(now)) == (cold.open, cold.until, cold.why(now))
 
 
+@pytest.mark.parametrize(
+    ("start", "zone", "lon"),
+    [
+        ("sunset+12:00", "Pacific/Pago_Pago", -170.7),
+        ("sunset+12:00", "Pacific/Kiritimati", -157.4),
+        ("sunrise-12:00", "Pacific/Kiritimati", -157.4),
+        ("23:59:59", "Pacific/Pago_Pago", -170.7),
+        ("00:00", "Pacific/Kiritimati", -157.4),
+    ],
+)
+def test_a_window_is_found_until_its_last_second(start: str, zone: str, lon: float) -> None:
+    """However far delay, offset, length and zone carry it from its date: a first question finds it."""
+    job = timer(start, 11.9, zone, lat=-14.3, lon=lon, window_min=720)
+    begins = [begin for begin, _ in openings(job, at("2026-01-10"), at("2026-02-10"))]
+    for begin in begins:
+        for now in (begin, begin + 11.9 * 3600 - 1):
+            windows._spans.clear()
+            assert span(job, now).open
+    windows._spans.clear()
+    day = msgspec.structs.replace(job, hours=23.0, days=(2,))
+    for begin, end in openings(day, at("2026-01-10"), at("2026-02-10")):
+        windows._spans.clear()
+        assert span(day, end - 1) == windows.Span(True, begin, end, *span(day, end - 1)[3:])
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many different windows are asked for, only so many are kept."""
     monkeypatch.setattr(windows, "_MAX_SPANS", 10)
@@ -204,6 +230,16 @@ def test_the_sun_rises_when_the_almanac_says() -> None:
     clause = span(timer("sunrise", 0.5, **VIENNA), rise - 1).why(rise - 1)
     assert clause.startswith("window sunrise for 0.5 h is closed until 04:5")
     assert fall == pytest.approx(at("2026-06-21 18:59"), abs=180)
+
+
+def test_places_far_from_greenwich_keep_their_seconds() -> None:
+    """Where days grow by seven minutes a day, half a day of longitude counts: as astral says itself."""
+    from astral import Observer, sun
+
+    zone = ZoneInfo("America/Anchorage")
+    said = sun.sunrise(Observer(64.84, -147.72), date=date(2026, 3, 20), tzinfo=zone).timestamp()
+    job = timer("sunrise", 1, "America/Anchorage", lat=64.84, lon=-147.72)
+    assert span(job, said - 3600).until == pytest.approx(said, abs=5)
 
 
 def test_an_offset_is_exact() -> None:

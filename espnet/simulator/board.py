@@ -24,7 +24,6 @@ from espnet.simulator.state import CAUSES, FAULTS, PINS, State
 OWN_ADDRESS = "127.0.0.2"
 _BACK_DOOR = "127.0.0.3"
 
-_NO_COUNT = ("refuse",)
 _ROOM_FIELDS = {f.name for f in dataclasses.fields(Room)}
 _ROOM_PINS = ("heater_pin", "dht_pin", "adc_pin")
 
@@ -77,7 +76,7 @@ class SimulatedBoard:
 
     # Setting
 
-    def set(self, **values: Any) -> None:
+    def set(self, /, **values: Any) -> None:
         """Sets wires: ``pins``, ``adc``, ``dht`` (by pin), ``board_c``, ``rssi``, ``wifi``, ``room``.
 
         Everything is checked before anything is set.
@@ -201,9 +200,10 @@ class SimulatedBoard:
         """Sets a fault, for ever or for the next ``count`` requests or for ``for_s`` seconds."""
         if kind not in FAULTS:
             raise SimulatorError(f"There is no fault {kind!r}; there are {', '.join(FAULTS)}.")
-        if count is not None and (kind in _NO_COUNT or not _number("count", count, 0, 2**31) >= 1):
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        if count is not None and (kind == "refuse" or not whole or not 1 <= count < 2**31):
             raise SimulatorError(
-                f"{kind} takes no count {count!r}: a count is at least 1, and nobody counts "
+                f"{kind} takes no count {count!r}: a count is a whole number from 1, and nobody counts "
                 "connections that are refused; use for_s, or rst with a count."
             )
         if path is not None and (
@@ -236,7 +236,7 @@ class SimulatedBoard:
             await self._refuse(True)
         elif not self.state.set_fault(
             kind,
-            count=None if count is None else int(count),
+            count=count,
             path=path or "",
             pin=None if pin is None else _pin(pin),
             bytes_per_s=rate,
@@ -314,6 +314,7 @@ class SimulatedBoard:
             "board_c": state.board_c,
             "watchdog_ms": timeout_ms,
             "requests": state.requests_ever,
+            "connections": state.connections,
             "most_connections": state.most[0],
             "most_requests": state.most[1],
         }

@@ -54,6 +54,9 @@ async def _converse(
             answer = _error(f"A line has at most {_LINE_LIMIT} bytes; this connection ends here.")
             writer.write(answer)
             await writer.drain()
+            for _ in range(256):  # or the client, still writing, would never read the answer
+                if not await reader.read(_LINE_LIMIT):
+                    break
             return
         try:
             request = json.loads(line)
@@ -88,16 +91,15 @@ async def handle(board: SimulatedBoard, request: Any) -> dict[str, Any]:
             raise SimulatorError('set takes an object, such as {"set": {"adc": {"36": 2048}}}.')
         board.set(**value)
     elif verb == "fault":
-        known = ("count", "path", "pin", "bytes_per_s", "keys", "for_s")
-        _nothing_else(verb, {name: item for name, item in rest.items() if name not in known})
+        _nothing_else(verb, rest, ("count", "path", "pin", "bytes_per_s", "keys", "for_s"))
         await board.fault(value if isinstance(value, str) else repr(value), **rest)
     elif verb == "clear":
         _nothing_else(verb, rest)
         await board.clear(value if value is None or isinstance(value, str) else repr(value))
     elif verb == "reset":
-        wait = rest.pop("wait", True)
-        _nothing_else(verb, rest)
-        await board.reset(value if isinstance(value, str) else repr(value), wait=bool(wait))
+        _nothing_else(verb, rest, ("wait",))
+        wait = bool(rest.get("wait", True))
+        await board.reset(value if isinstance(value, str) else repr(value), wait=wait)
     else:
         _nothing_else(verb, rest)
         if value not in ("on", "off"):
@@ -106,16 +108,18 @@ async def handle(board: SimulatedBoard, request: Any) -> dict[str, Any]:
     return {}
 
 
-def _nothing_else(verb: str, rest: dict[str, Any]) -> None:
-    if rest:
-        raise SimulatorError(f"{verb} does not know {', '.join(sorted(rest))}.")
+def _nothing_else(verb: str, rest: dict[str, Any], known: tuple[str, ...] = ()) -> None:
+    unknown = sorted(name for name in rest if name not in known)
+    if unknown:
+        has = f"it has {', '.join(known)}" if known else "it has no options"
+        raise SimulatorError(f"{verb} has no option {', '.join(unknown)}; {has}.")
 
 
 def _get(board: SimulatedBoard, what: Any, rest: dict[str, Any]) -> dict[str, Any]:
     if what not in _GET:
         raise SimulatorError(f"There is no {what!r} to get; there are {', '.join(_GET)}.")
-    allowed = {"requests": ("since",), "file": ("name",)}.get(what, ())
-    _nothing_else("get", {name: item for name, item in rest.items() if name not in allowed})
+    options: dict[str, tuple[str, ...]] = {"requests": ("since",), "file": ("name",)}
+    _nothing_else(f"get {what}", rest, options.get(what, ()))
     state = board.state
     if what == "board":
         return {"board": board.describe()}

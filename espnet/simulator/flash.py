@@ -18,6 +18,10 @@ from espnet.simulator.errors import SimulatorError
 
 _PREFIX = "espnet-sim-"
 _LOCK = "lock"
+#: Linux keeps this folder in memory.
+_MEMORY = Path("/dev/shm")
+#: What a board may come to fill, generously: its flash, console and shared page.
+_BOARD_BYTES = 1 << 20
 #: MicroPython starts these two by name, so they stay source.
 _STARTED_BY_NAME = ("boot.py", "main.py")
 #: A Unix socket's path has room for 107 bytes.
@@ -64,18 +68,32 @@ def put(prepared: Path, flash: Path) -> None:
         shutil.copytree(prepared, flash)
 
 
-def runtime_folder() -> tuple[Path, IO[str]]:
-    """A private folder (mode 0700) and the open lock that says that its owner lives."""
-    root = Path(tempfile.gettempdir())
-    if len(os.fsencode(root)) + len(_PREFIX) + 24 > _SOCKET_PATH_LIMIT:
-        root = Path("/tmp")
-    _remove_stale(root)
+def runtime_folder(boards: int) -> tuple[Path, IO[str]]:
+    """A private folder (mode 0700) and the open lock that says that its owner lives.
+
+    In memory where there is room for so many boards: a thousand boards are twenty thousand
+    small files, and nobody wants them after a power cut.
+    """
+    temporary = Path(tempfile.gettempdir())
+    if len(os.fsencode(temporary)) + len(_PREFIX) + 24 > _SOCKET_PATH_LIMIT:
+        temporary = Path("/tmp")
+    for root in {temporary, _MEMORY}:
+        _remove_stale(root)
+    root = _MEMORY if _has_room(_MEMORY, boards * _BOARD_BYTES) else temporary
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     # Locked before it has its name, so that nobody finds it unlocked and takes it for stale.
     lock = (folder / "lock.new").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     (folder / "lock.new").rename(folder / _LOCK)
     return folder, lock
+
+
+def _has_room(root: Path, need: int) -> bool:
+    """Whether a file system in memory is there, is ours to write to, and has ``need`` bytes free."""
+    if not os.access(root, os.W_OK | os.X_OK):
+        return False
+    room = os.statvfs(root)
+    return room.f_bavail * room.f_frsize > need
 
 
 def lock_folder(folder: Path) -> IO[str]:

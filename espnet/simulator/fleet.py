@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from espnet.simulator.board import SimulatedBoard
+from espnet.simulator.errors import SimulatorError
 from espnet.simulator.simulator import Simulator
 from espnet.simulator.state import PinState, Request
 
@@ -86,7 +87,7 @@ class Board:
     def room(self) -> dict[str, Any] | None:
         return self._fleet.call(self._board.describe_room)
 
-    def set(self, **values: Any) -> None:
+    def set(self, /, **values: Any) -> None:
         """``pins``, ``adc``, ``dht``, ``board_c``, ``rssi``, ``wifi``, ``room``."""
         self._fleet.call(self._board.set, **values)
 
@@ -105,7 +106,12 @@ class Board:
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Waits until the board answers."""
-        self._fleet.run(asyncio.wait_for(self._board.ready.wait(), timeout_s))
+        try:
+            self._fleet.run(asyncio.wait_for(self._board.ready.wait(), timeout_s))
+        except TimeoutError as e:
+            raise SimulatorError(
+                f"Board {self.id} did not answer within {timeout_s} s; it is {self.phase}."
+            ) from e
 
 
 class Fleet:

@@ -48,7 +48,7 @@ class Launcher:
         self._sending = asyncio.Lock()
 
     def _ensure(self) -> None:
-        if self._zygote is not None and self._zygote.poll() is None:
+        if self._reader is not None and not self._reader.done():
             return
         self._close()
         extension = find_micropython()
@@ -104,6 +104,7 @@ class Launcher:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._heard(json.loads(line))
+        self._reader = None
         for number in list(self._alive):
             self._heard({"ended": number, "status": LOST})
 

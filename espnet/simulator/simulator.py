@@ -119,7 +119,7 @@ class Simulator:
 
     async def _prepare(self) -> None:
         find_micropython()
-        runtime, lock = flash.runtime_folder()
+        runtime, lock = flash.runtime_folder(self._count)
         self._runtime = runtime
         self._locks.append(lock)
         home = runtime
@@ -179,7 +179,7 @@ class Simulator:
         for board in self.boards:
             board.end()
         if self._runtime is not None:
-            await asyncio.to_thread(shutil.rmtree, self._runtime, ignore_errors=True)
+            shutil.rmtree(self._runtime, ignore_errors=True)  # no thread: the program may be ending
             self._runtime = None
         for lock in self._locks:
             lock.close()

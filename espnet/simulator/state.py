@@ -322,6 +322,11 @@ class State:
         return int(struct.unpack_from("<I", self._page, 32)[0])
 
     @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._page[44]
+
+    @property
     def most(self) -> tuple[int, int]:
         """Most connections ever open at once, most requests ever under way at once."""
         return self._page[45], self._page[47]

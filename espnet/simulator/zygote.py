@@ -92,28 +92,36 @@ def main() -> None:
             del pid_of[number]
             report({"ended": number, "status": os.waitstatus_to_exitcode(status)})
 
-    while os.getppid() == parent:
-        ready, _, _ = select.select([0, wake_out], [], [], 1.0)
-        if wake_out in ready:
-            os.read(wake_out, 4096)
-        reap()
-        if 0 not in ready:
-            continue
-        data = os.read(0, 65536)
-        if not data:
-            break
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            order = json.loads(line)
-            if "start" in order:
-                me = os.getpid()
-                pid = os.fork()
-                if not pid:
-                    _become_board(micropython, order, me)
-                number_of[pid], pid_of[order["start"]] = order["start"], pid
-                report({"started": order["start"], "pid": pid})
-            elif order["kill"] in pid_of:
+    def obey(order: dict[str, Any]) -> None:
+        if "kill" in order:
+            if order["kill"] in pid_of:
                 os.kill(pid_of[order["kill"]], signal.SIGKILL)
+            return
+        me = os.getpid()
+        pid = os.fork()
+        if not pid:
+            try:
+                _become_board(micropython, order, me)
+            finally:
+                os._exit(1)  # whatever went wrong in there, this is not a second zygote
+        number_of[pid], pid_of[order["start"]] = order["start"], pid
+        report({"started": order["start"], "pid": pid})
+
+    # A broken pipe means what the end of orders means: the parent is gone.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while os.getppid() == parent:
+            ready, _, _ = select.select([0, wake_out], [], [], 1.0)
+            if wake_out in ready:
+                os.read(wake_out, 4096)
+            reap()
+            if 0 not in ready:
+                continue
+            data = os.read(0, 65536)
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                obey(json.loads(line))
     for pid in number_of:
         os.kill(pid, signal.SIGKILL)
     for pid in number_of:
@@ -121,5 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        main()  # that end means: the parent is gone, and the boards go with this process
+    main()

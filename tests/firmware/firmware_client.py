@@ -67,7 +67,7 @@ def receive(client: socket.socket) -> bytes:
 def raw(board: Board, request: bytes, timeout_s: float = 20) -> bytes:
     """Send exactly these bytes and nothing more; what comes until the board closes."""
     with connect(board, timeout_s) as client:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):  # the board may have closed, and be right
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
         return receive(client)

@@ -131,7 +131,7 @@ def test_hardly_any_memory(make_board, links: int) -> None:
     """When next to nothing is free, clients get 503 or nothing, and pins and server survive."""
     changes = [
         ("async def tick():", EATER.replace("LINKS", str(links))),
-        ("            tick,", "            tick,\n            eat,"),
+        ("starts = (tick,", "starts = (tick, eat,"),
     ]
     board = make_board(heap="188K", replace={"main.py": changes})
     before = levels(board)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from probing import PROBE, Client
+from probing import PROBE, Client, until
 
 from espnet.simulator import Board, Fleet
 
@@ -19,6 +19,7 @@ def board(fleet: Fleet) -> Iterator[Board]:
     """The fleet's first board, without faults before and after."""
     board = fleet[0]
     board.wait_ready()
+    until(lambda: board.describe()["connections"] == 0, "earlier tests' connections are closed")
     board.forget_requests()
     yield board
     board.clear()

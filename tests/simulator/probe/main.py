@@ -27,8 +27,8 @@ async def answer(path, body):
         world["r"] = None
         try:
             exec(body, world)
-        except Exception as e:
-            return 200, {"error": "%s: %s" % (type(e).__name__, e)}
+        except Exception as e:  # noqa: BLE001 - whatever the program raises is the answer
+            return 200, {"error": f"{type(e).__name__}: {e}"}
         return 200, {"r": world["r"]}
     if path == "/slowly":
         await asyncio.sleep_ms(int(query))
@@ -86,7 +86,7 @@ async def serve():
         except OSError:
             continue
         client.setblocking(False)
-        asyncio.create_task(converse(client))
+        asyncio.create_task(converse(client))  # noqa: RUF006 - the loop holds it
 
 
 main_task = core.create_task(serve())
