@@ -281,13 +281,13 @@ class Collector:
             luck=self._luck(),
         )
 
-    async def _lift_fence(self, grant: Grant, seen: int) -> Grant:
-        """Where Redis cannot be asked the write goes out as it is, and the board refuses it."""
+    async def _lift_fence(self, grant: Grant, seen: int) -> Grant | None:
+        """Where Redis cannot be asked, nothing is written."""
         try:
             return await self._in_thread(lambda: self._store.lift_fence(grant, seen))
         except StoreUnavailable as error:
             self._outage.began(error)
-            return grant
+            return None
 
     def _target(self, device: Device) -> Target:
         target = self._targets.get(device.id)

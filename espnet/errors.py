@@ -79,4 +79,5 @@ class BoardError(EspNetError):
     ) -> None:
         self.address, self.kind, self.what = address, kind, what
         self.status, self.field = status, field
-        super().__init__(f"The board at {address} {what}.")
+        end = "" if what.endswith("?") else "."
+        super().__init__(f"The board at {address} {what}{end}")

@@ -10,8 +10,8 @@ off do not wait for it. ``min_on_s`` and ``min_off_s`` count from the last chang
 for whatever job wants to change it: the longest of all thresholds of that pin counts. An override waits
 for neither, and a fail-safe that wants off does not wait for ``min_on_s``.
 
-What nobody saw does not block: a pin first seen low, and a threshold that never wanted anything, may
-change at once. A pin first seen high counts as just switched on.
+What nobody saw does not block: a threshold that never wanted anything may change at once, and a pin
+that is seen for the first time counts as unchanged since its board booted, or for ever.
 """
 
 import math
@@ -44,7 +44,6 @@ NEXT_CHANGE_S = 8 * 86_400.0
 
 _RANKS = {"override": 0, "fail-safe": 1, "on": 2, "off": 3}
 _WORDS: tuple[Literal["off"], Literal["on"]] = ("off", "on")
-_UNSEEN_PIN = PinMemory(0, 0.0)
 _UNSEEN_JOB = JobMemory(False, 0.0)
 _Entry = tuple[tuple[Any, ...], Candidate, Job]  # what sorts it among its pin's, what the job says
 
@@ -256,7 +255,11 @@ def _moment(instant: float) -> float | None:
 
 def _seen(pin: int, observed: Observed, now: float) -> PinMemory:
     """A pin's level and since when, after it was looked at. Unreported, it is as last seen."""
-    last = observed.memory.pins.get(pin, _UNSEEN_PIN)
+    last = observed.memory.pins.get(pin)
+    if last is None:
+        # It may have been so since the board booted, and no longer: a boot switches pins off.
+        level: Literal[0, 1] = 1 if observed.levels.get(pin) else 0
+        return PinMemory(level, min(observed.booted_at or 0.0, now))
     return _changed(last, observed.levels.get(pin, last.level), now)
 
 
@@ -288,7 +291,7 @@ def remember(
         if pin in observed.levels or pin in observed.memory.pins:
             pins[pin] = _seen(pin, observed, now)
         if pin in written:
-            pins[pin] = _changed(pins.get(pin, _UNSEEN_PIN), written[pin], now)
+            pins[pin] = _changed(pins.get(pin, PinMemory(0, 0.0)), written[pin], now)
     wants = {}
     for made in decisions.values():
         for candidate in (made.winner, *made.losers):

@@ -434,10 +434,11 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Observed(msgspec.Struct, frozen=True):
-    """The board's pins as just read, and what was remembered of it."""
+    """The board's pins as just read, what was remembered of it, and when it booted (Unix seconds)."""
 
     levels: Mapping[int, int]
     memory: Memory = Memory()
+    booted_at: float | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -477,6 +478,8 @@ class Decision(msgspec.Struct, frozen=True):
 INPUT_ONLY_PINS = frozenset(range(34, 40))
 FLASH_PINS = frozenset(range(6, 12))
 CONSOLE_PINS = frozenset((1, 3))
+#: ADC1, the one that works beside Wi-Fi (same datasheet).
+ADC_PINS = frozenset(range(32, 40))
 
 _jobs_decoder = msgspec.json.Decoder(tuple[Timer | Threshold | Override, ...])
 _memory_decoder = msgspec.json.Decoder(Memory)

@@ -210,7 +210,9 @@ class Store:
         self._decoded_jobs = functools.lru_cache(CACHED_DEVICES)(decode_jobs)
 
     def _script(self, name: str) -> Callable[..., Any]:
-        source = resources.files("espnet").joinpath("lua", name + ".lua").read_text()
+        source = (
+            resources.files("espnet").joinpath("lua", name + ".lua").read_text(encoding="utf-8")
+        )
         return cast(Callable[..., Any], self._redis.register_script(source))
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:
@@ -464,10 +466,15 @@ class Store:
         return list(zip(answers[::2], answers[1::2], strict=True))
 
     @_translated
-    def lift_fence(self, grant: Grant, seen: int) -> Grant:
-        """The same grant with a fence above ``seen``, which a board knows and Redis forgot."""
-        fence = self._lift_fence(keys=[self._fence], args=[seen])
-        return Grant(grant.id, grant.token, fence)
+    def lift_fence(self, grant: Grant, seen: int) -> Grant | None:
+        """The same grant with a fence above ``seen``, which a board knows and Redis forgot.
+
+        None when the lock is no longer the grant's: then somebody else's fence is the higher one.
+        """
+        fence = self._lift_fence(
+            keys=[self._fence, self._locks + grant.id], args=[seen, grant.token]
+        )
+        return Grant(grant.id, grant.token, fence) if fence else None
 
     @_translated
     def wake(self, device_ids: Sequence[str], now: float) -> None:
@@ -708,11 +715,16 @@ class Store:
         }
 
     def _entries(self, sink: str, rows: list[Any]) -> list[Entry]:
-        """Decodes rows; those that the bound dropped meanwhile have no fields and are let go."""
-        gone = [row_id for row_id, fields in rows if not fields]
+        """Decodes rows. Those that the bound dropped meanwhile have no fields, or (Redis 6.2) no id."""
+        found, gone = [], []
+        for row_id, fields in rows:
+            if fields:
+                found.append(Entry(row_id, decode_batch(fields[b"batch"])))
+            elif row_id is not None:
+                gone.append(row_id)
         if gone:
             self._redis.xack(self._samples, sink, *gone)
-        return [Entry(row_id, decode_batch(fields[b"batch"])) for row_id, fields in rows if fields]
+        return found
 
 
 def _by_name(device: Device) -> str:

@@ -39,8 +39,8 @@ from espnet.trip import Order, Sight
 
 log = structlog.get_logger()
 
-#: Gives a grant a fence above one that a board has seen.
-LiftFence = Callable[[Grant, int], Awaitable[Grant]]
+#: Gives a grant a fence above one that a board has seen, or None when its lock is gone.
+LiftFence = Callable[[Grant, int], Awaitable[Grant | None]]
 
 
 class Target:
@@ -116,15 +116,19 @@ async def act(
     ``others`` are the inputs that are not this device's own.
     """
     now = sight.at
-    observed = Observed(sight.status.gpio, claim.memory)
+    uptime_s = sight.status.uptime_s
+    booted_at = now - uptime_s if uptime_s is not None else None
+    observed = Observed(sight.status.gpio, claim.memory, booted_at)
     decisions = jobs.decide(claim.jobs, _inputs(claim, sight, reading, others), observed, now)
     todo = trip.orders(decisions, claim.jobs, target.device, sight.status, target.interval_s)
     written: dict[int, int] = {}
     writes = {pin: write for pin, write in claim.memory.writes.items() if pin in decisions}
-    if todo:
-        grant = claim.grant
-        if sight.status.fence is not None and sight.status.fence > grant.fence:
-            grant = await lift_fence(grant, sight.status.fence)
+    grant: Grant | None = claim.grant
+    if sight.status.fence is not None and sight.status.fence > claim.grant.fence:
+        # Redis forgot its counter, and the board renews nothing for the low number it was shown; or
+        # the lock went to somebody else meanwhile, and nothing may be written.
+        grant = await lift_fence(claim.grant, sight.status.fence)
+    if todo and grant is not None:
         end = clock.monotonic() + timeout_s
         for order in todo:
             problem = await _write(target, order, grant, sight, end, clock)

@@ -293,14 +293,23 @@ def tick(
 
 
 def test_a_pin_is_remembered_since_it_changed() -> None:
-    """First low: nobody knows since when. First high: since now. Then each change, when it is seen."""
+    """At first nobody knows since when; then since each change, when it is seen."""
     jobs: list[Job] = [timer(), timer("b", pin=5)]
     memory = tick(jobs, {}, {4: 0, 5: 1, 6: 1}, Memory(), NOW)[1]
-    assert memory.pins == {4: PinMemory(0, 0), 5: PinMemory(1, NOW)}
+    assert memory.pins == {4: PinMemory(0, 0), 5: PinMemory(1, 0)}
     memory = tick(jobs, {}, {4: 1, 5: 1}, memory, NOW + 10)[1]
-    assert memory.pins == {4: PinMemory(1, NOW + 10), 5: PinMemory(1, NOW)}
+    assert memory.pins == {4: PinMemory(1, NOW + 10), 5: PinMemory(1, 0)}
     memory = tick(jobs, {}, {}, memory, NOW + 20)[1]
-    assert memory.pins == {4: PinMemory(1, NOW + 10), 5: PinMemory(1, NOW)}
+    assert memory.pins == {4: PinMemory(1, NOW + 10), 5: PinMemory(1, 0)}
+
+
+def test_a_pin_seen_first_counts_as_unchanged_since_its_board_booted() -> None:
+    """A reset switches a compressor off, and min_off counts from there; an old boot blocks nothing."""
+    compressor = heat("fridge", min_off_s=180, mode="cool")
+    for uptime_s, level in ((20, 0), (400, 1)):
+        observed = Observed({4: 0}, Memory(), NOW - uptime_s)
+        decision = decide([compressor], {"attic.f": WARM}, observed, NOW)[4]
+        assert decision.level == level, decision.winner.why
 
 
 def test_what_was_written_counts_from_then() -> None:

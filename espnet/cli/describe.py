@@ -27,6 +27,8 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "interval_s": device.interval_s or (reading.interval_s if reading else None),
         "report_pins": list(device.report_pins),
         "dht22": dict(device.dht22),
+        "adc": msgspec.to_builtins(device.adc),
+        "safe": dict(device.safe),
         "registered_at": device.registered_at,
         "last_seen": reading.at if reading else None,
         "age_s": now - reading.at if reading else None,
@@ -34,6 +36,8 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "collector": reading.collector if reading else None,
         "readings": msgspec.to_builtins(reading.dht22) if reading else {},
         "reading_errors": dict(reading.dht22_errors) if reading else {},
+        "adc_readings": dict(reading.adc) if reading else {},
+        "adc_errors": dict(reading.adc_errors) if reading else {},
     }
     status = msgspec.to_builtins(reading.decoded()) if reading else {}
     for name in (
@@ -45,7 +49,12 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "mem_free",
         "version",
         "reset_cause",
+        "leases",
+        "leases_expired",
+        "fence",
     ):
         fields[name] = status.get(name)
+    if reading and reading.wrote:
+        fields["gpio"] = {str(pin): level for pin, level in reading.levels().items()}
     fields["pins_high"] = [int(pin) for pin, level in (fields["gpio"] or {}).items() if level]
     return fields

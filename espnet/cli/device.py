@@ -13,7 +13,7 @@ from espnet.cli.jobs import JobWords
 from espnet.cli.render import Lines, Records, Shown
 from espnet.cli.session import Session
 from espnet.errors import NoReading, UsageError
-from espnet.model import INTERVAL_RANGE_S, Device, Reading
+from espnet.model import ADC_PINS, INTERVAL_RANGE_S, Adc, Device, Reading
 
 
 class DeviceWords(JobWords):
@@ -233,6 +233,50 @@ class DeviceWords(JobWords):
             problem = reading.dht22_errors.get(sensor, "it was not read yet")
             raise NoReading(f"The DHT22 {sensor} of {self._name} has no reading: {problem}.")
         return Lines({"temp": climate.temp, "humidity": climate.humidity})
+
+    @verb
+    def add_adc(self, read_pin: str, power_pin: str = "", samples: str = "8") -> Shown:
+        """Reads an ADC pin at every poll: the mean, which jobs may look at.
+
+        READ_PIN    the GPIO number that is measured: 32 to 39
+        POWER_PIN   a pin that is high meanwhile, where the sensor has one
+        SAMPLES     how many are taken, 1 to 100 (8)
+
+        Example: espcli device porch add_adc 36 25
+        """
+        number, power = parse.pin(read_pin), parse.pin(power_pin) if power_pin else None
+        how = Adc(power, parse.count(samples, "SAMPLES", 1, 100))
+        if number not in ADC_PINS:
+            raise UsageError(f"Pin {number} has no ADC beside Wi-Fi; choose one of 32 to 39.")
+        self._require_pins((number,) if power is None else (number, power))
+        device = self._change(
+            lambda old: msgspec.structs.replace(old, adc={**old.adc, number: how})
+        )
+        return Shown(
+            {"pin": number, **msgspec.to_builtins(how)},
+            f"{device.name} reads the ADC of pin {number} at every poll.",
+        )
+
+    @verb
+    def remove_adc(self, read_pin: str) -> Shown:
+        """Stops reading an ADC pin.
+
+        Example: espcli device porch remove_adc 36
+        """
+        number = parse.pin(read_pin)
+
+        def remove(old: Device) -> Device:
+            if number not in old.adc:
+                there = ", ".join(map(str, sorted(old.adc))) or "none"
+                raise UsageError(
+                    f"{old.name} does not read the ADC of pin {number}; it reads: {there}."
+                )
+            return msgspec.structs.replace(
+                old, adc={pin: how for pin, how in old.adc.items() if pin != number}
+            )
+
+        device = self._change(remove)
+        return Shown({"pin": number}, f"{device.name} no longer reads the ADC of pin {number}.")
 
     # --- help for the above ---------------------------------------------------------------------
 

@@ -80,6 +80,9 @@ def _list(group: type[Words]) -> Iterator[str]:
             # What may be left out is the business of the command's own help.
             left = " ".join([name, *(part for part in arguments(member) if part[0] != "[")])
             left += " …"
+        if len(left) > _LEFT:
+            yield f"  {left}"
+            left = ""
         yield f"  {left:{_LEFT}}  {_first_line(member)}"
 
 

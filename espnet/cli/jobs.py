@@ -5,12 +5,8 @@ from typing import Any, cast
 
 import msgspec
 
-from espnet import inputs, windows
-from espnet.board import client
-from espnet.board.calls import set_gpio
 from espnet.cli import parse
 from espnet.cli.act import Words, verb
-from espnet.cli.explain import explained, job_fields, job_rows
 from espnet.cli.render import Lines, Records, Shown
 from espnet.cli.session import Session
 from espnet.errors import UsageError
@@ -55,7 +51,7 @@ class JobWords(Words):
         no_lease: bool = False,
         anyway: bool = False,
     ) -> Shown:
-        """Adds a timer: a pin is high in a window of local time, and low outside of it.
+        """Adds a timer: a pin is high in a window of local time, else low.
 
         JOB      a name for it
         PIN      the GPIO number that it governs
@@ -72,6 +68,8 @@ class JobWords(Words):
 
         Example: espcli device porch add_timer_job lamp 4 sunset-00:30 5
         """
+        from espnet import windows
+
         timer = Timer(
             name=job,
             pin=parse.pin(pin),
@@ -111,7 +109,7 @@ class JobWords(Words):
         no_lease: bool = False,
         anyway: bool = False,
     ) -> Shown:
-        """Adds a thermostat or the like: a pin follows an input inside a window of local time.
+        """Adds a thermostat or the like: a pin follows an input.
 
         JOB      a name for it
         PIN      the GPIO number that it governs
@@ -133,6 +131,8 @@ class JobWords(Words):
         Example: espcli device porch add_threshold_job heater 4 00:00 24 60
                  porch.dht22.air.temp 20 --band 0.5 --stale off
         """
+        from espnet import inputs, windows
+
         options = (mode, band, min_on, min_off, max_age, unit, days, zone, lat, lon, no_lease)
         if not stale and any(options):
             raise UsageError(
@@ -210,7 +210,7 @@ class JobWords(Words):
 
     @verb
     def safe(self, pin: str, level: str) -> Shown:
-        """Sets what a pin falls back to by itself when nobody renews its lease.
+        """Sets what a pin falls back to when nobody renews its lease.
 
         PIN     the GPIO number
         LEVEL   low (unless said otherwise), high, or hold: it stays as it is
@@ -235,6 +235,8 @@ class JobWords(Words):
     @verb
     def jobs(self) -> Records:
         """Lists the device's jobs: what each says, who wins, what changes next."""
+        from espnet.cli.explain import job_rows
+
         rows = job_rows(self._session, self._session.store.view(self._name))
         return Records(
             rows,
@@ -249,6 +251,8 @@ class JobWords(Words):
     @verb
     def job(self, job: str) -> Lines:
         """Shows how a job is defined, and what it says now."""
+        from espnet.cli.explain import job_fields
+
         view = self._session.store.view(self._name)
         found = _named(view.device, self._session.store.jobs(view.device), job)
         return Lines(job_fields(self._session, view, found))
@@ -284,12 +288,16 @@ class JobWords(Words):
     # --- help for the above ---------------------------------------------------------------------
 
     def _zone(self, text: str) -> str:
+        from espnet import windows
+
         zone = text or self._session.zone
         windows.parse_zone(zone)
         return zone
 
     def _place(self, start: str, lat: str, lon: str) -> dict[str, Any]:
         """Where the sun rises: what was said, else the site's own place, where the sun matters."""
+        from espnet import windows
+
         if windows.parse_start(start).event == "midnight" and not lat and not lon:
             return {}
         config = self._session.config
@@ -299,6 +307,8 @@ class JobWords(Words):
         }
 
     def _add(self, new: Timer | Threshold, *, anyway: bool) -> Shown:
+        from espnet import windows
+
         parse.name(new.name, "job's name")
         windows.check(new)
 
@@ -343,6 +353,9 @@ class JobWords(Words):
         All of it under the lock: in between nobody switches it on again. Where the board does not
         answer, nothing is changed.
         """
+        from espnet.board import client
+        from espnet.board.calls import set_gpio
+
         session = self._session
         device = session.store.device(self._name)
         jobs = session.store.jobs(device)
@@ -380,13 +393,15 @@ class FleetJobWords(Words):
 
         Example: espcli why porch 4
         """
+        from espnet.cli.explain import explained
+
         view = self._session.store.view(name)
         data, text = explained(self._session, view, parse.pin(pin))
         return Shown(data, text)
 
     @verb
     def plan(self, name: str, *, days: str = "7", readings: str = "") -> Records:
-        """Shows what a device's jobs will do: the same decisions, run over the days to come.
+        """Shows what a device's jobs will do in the days to come.
 
         Inputs stay as they are now, unless --readings gives what they were or will be. Nothing is
         written.
