@@ -234,7 +234,7 @@ class JobWords(Words):
 
     @verb
     def jobs(self) -> Records:
-        """Lists the device's jobs: what each says, who wins, what changes next."""
+        """Lists the device's jobs: what each says, who wins, what is next."""
         from espnet.cli.explain import job_rows
 
         rows = job_rows(self._session, self._session.store.view(self._name))
