@@ -24,20 +24,38 @@ _VERBS = ("get", "set", "fault", "clear", "reset", "power")
 _GET = ("board", "pins", "dht", "requests", "faults", "room", "flash", "file", "console")
 
 
-async def serve(board: SimulatedBoard) -> asyncio.Server:
-    """Opens the board's control socket."""
+class ControlServer:
+    """One board's control socket, from `start` to `stop`."""
 
-    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, board: SimulatedBoard) -> None:
+        self._board = board
+        self._clients: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        path = self._board.control
+        self._server = await asyncio.start_unix_server(self._client, str(path), limit=_LINE_LIMIT)
+        path.chmod(0o600)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        clients = list(self._clients)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
         try:
-            await _converse(board, reader, writer)
+            await _converse(self._board, reader, writer)
         except (ConnectionError, asyncio.CancelledError):
             pass  # the client went, or the simulator ends
         finally:
+            self._clients.discard(task)
             writer.close()
-
-    server = await asyncio.start_unix_server(client, str(board.control), limit=_LINE_LIMIT)
-    board.control.chmod(0o600)
-    return server
 
 
 async def _converse(
@@ -182,8 +200,15 @@ class Control:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Sends one request and returns the answer's object."""
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-        line = self._lines.readline()
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            line = self._lines.readline()
+        except TimeoutError as e:
+            raise SimulatorError(
+                f"The simulator did not answer {request!r} in time; look at the board's console."
+            ) from e
+        except ConnectionError:
+            line = b""
         if not line:
             raise SimulatorError("The simulator closed the control socket; is it still running?")
         answer: dict[str, Any] = json.loads(line)

@@ -97,7 +97,7 @@ class Simulator:
         self._failures: dict[int, int] = {}
         self._fed: dict[int, tuple[int, float]] = {}
         self._reserved: list[socket.socket] = []
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[control.ControlServer] = []
         self._locks: list[IO[str]] = []
         self._runtime: Path | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -143,7 +143,9 @@ class Simulator:
                 self,
             )
             self.boards.append(board)
-            self._servers.append(await control.serve(board))
+            server = control.ControlServer(board)
+            self._servers.append(server)
+            await server.start()
 
     def _reserve(self, number: int) -> int:
         """Binds the board's port without listening: nobody else gets it, and nobody is answered.
@@ -171,7 +173,7 @@ class Simulator:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._launcher.stop()
         for server in self._servers:
-            server.close()
+            await server.stop()
         self._servers.clear()
         for reserved in self._reserved:
             reserved.close()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from probing import Client
+from probing import PROBE, Client
 
-from espnet.simulator import Board, Control, SimulatorError
+from espnet.simulator import Board, Control, Fleet, SimulatorError
 
 
 @pytest.fixture
@@ -225,3 +225,12 @@ def test_a_client_says_what_is_wrong(tmp_path: Path, control: Control):
         Control(tmp_path / "nothing")
     with pytest.raises(SimulatorError, match="no fault 'melt'"):
         control.fault("melt")
+
+
+def test_a_simulator_that_ends_hangs_up():
+    """Who still holds a control socket then reads its end, and is told so."""
+    with Fleet(1, firmware=PROBE) as fleet:
+        control = Control(fleet[0].control)
+        assert control.get("faults") == []
+    with control, pytest.raises(SimulatorError, match="closed the control socket"):
+        control.get("faults")

@@ -115,7 +115,7 @@ def test_a_killed_parent_leaves_no_orphan(how: str):
 def test_a_stopped_parent_stops_its_boards(number: signal.Signals):
     """Ctrl-C and SIGTERM end the boards too, and Ctrl-C reaches the parent only."""
     program, pids, folder = parent(
-        "run()\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\ntime.sleep(60)"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nrun()\ntime.sleep(60)"
     )
     with program:
         program.send_signal(number)
