@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from probing import PROBE, Client, until
 
 from espnet.simulator import Board, Fleet
+
+from .probing import PROBE, Client, until
 
 
 @pytest.fixture(scope="module")

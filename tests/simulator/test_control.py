@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from probing import PROBE, Client
 
 from espnet.simulator import Board, Control, Fleet, SimulatorError
+
+from .probing import PROBE, Client
 
 
 @pytest.fixture

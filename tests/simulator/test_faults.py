@@ -7,9 +7,10 @@ import time
 
 import pytest
 import requests
-from probing import Client, until
 
 from espnet.simulator import Board, Fleet, SimulatorError
+
+from .probing import Client, until
 
 
 @pytest.fixture(params=["new connection", "open connection"])

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from probing import PROBE, Client, until
 
 from espnet.simulator import Fleet, Simulator, SimulatorError, flash, simulate
 from espnet.simulator.simulator import board_ids
+
+from .probing import PROBE, Client, until
 
 FIRMWARE = Path(__file__).resolve().parents[2] / "esp32"
 

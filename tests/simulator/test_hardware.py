@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from probing import Client, until
 
 from espnet.simulator import Board, Fleet, SimulatorError, state
+
+from .probing import Client, until
 
 HARDWARE = Path(state.__file__).with_name("hardware")
 

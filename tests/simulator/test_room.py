@@ -6,11 +6,12 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from probing import Client, until
 
 from espnet.simulator import Board, SimulatorError
 from espnet.simulator.room import Room, RoomState, advance, after, shown
 from espnet.simulator.state import Change
+
+from .probing import Client, until
 
 ROOM = Room(outside_c=4.0, time_constant_h=3.0, heater_c_per_h=9.0, heater_pin=2)
 finite = st.floats(-50, 60)
