@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from firmware_client import FIRMWARE, WRITABLE, ask
 
 from espnet.simulator import Fleet
 from espnet.simulator.fleet import Board
+
+from .firmware_client import FIRMWARE, WRITABLE, ask
 
 MakeBoard = Callable[..., Board]
 

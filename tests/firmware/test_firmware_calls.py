@@ -6,9 +6,10 @@ import threading
 import time
 
 import pytest
-from firmware_client import READABLE, WRITABLE, ask, levels, until
 
 from espnet.simulator.fleet import Board
+
+from .firmware_client import READABLE, WRITABLE, ask, levels, until
 
 
 def test_status_has_every_field(board: Board) -> None:

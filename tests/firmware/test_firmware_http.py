@@ -5,9 +5,10 @@ import socket
 import time
 
 import pytest
-from firmware_client import ask, connect, levels, raw, receive, statuses, until
 
 from espnet.simulator.fleet import Board
+
+from .firmware_client import ask, connect, levels, raw, receive, statuses, until
 
 GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"
 ON = b"pin=4&value=1"

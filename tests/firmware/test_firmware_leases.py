@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from firmware_client import FIRMWARE, WRITABLE, Board, ask, levels, until
+
+from .firmware_client import FIRMWARE, WRITABLE, Board, ask, levels, until
 
 
 def lease(board: Board, pin: int | str, lease_s: int, **more: Any) -> None:

@@ -8,7 +8,8 @@ import random
 import time
 
 import pytest
-from firmware_client import Board, ask, connect, free_bytes, levels, raw
+
+from .firmware_client import Board, ask, connect, free_bytes, levels, raw
 
 REQUESTS = 2000
 

@@ -1,0 +1,1 @@
+"""Laws of the firmware, proved on simulated boards."""
