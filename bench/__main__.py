@@ -1,4 +1,4 @@
-"""`make bench`: polls per CPU-second of the whole trip, with and without keep-alive.
+"""`make bench`: polls per CPU-second of the whole trip, with jobs and without, with keep-alive and without.
 
 Rounds are interleaved, because machines are shared and noisy; the medians count. The results go to
 ``bench/results.json``: one object a variant, the same keys in each.
@@ -14,11 +14,17 @@ from pathlib import Path
 from espnet import server
 
 ROUNDS, SECONDS = 5, 2.0
-VARIANTS = {"espnet": [], "espnet_without_keep_alive": ["close"]}
+#: What boards do, and how many jobs each device has.
+VARIANTS: dict[str, tuple[list[str], int]] = {
+    "espnet": ([], 0),
+    "espnet_with_one_job": ([], 1),
+    "espnet_with_two_jobs": ([], 2),
+    "espnet_without_keep_alive": (["close"], 0),
+}
 RESULTS = Path(__file__).with_name("results.json")
 
 
-def run(url: str, options: list[str]) -> dict[str, float]:
+def run(url: str, options: list[str], jobs: int) -> dict[str, float]:
     """One round: fresh boards, a fresh collecting process."""
     boards = subprocess.Popen(
         [sys.executable, "-m", "bench.boards", *options],
@@ -30,7 +36,7 @@ def run(url: str, options: list[str]) -> dict[str, float]:
     try:
         ports = json.loads(boards.stdout.readline())
         done = subprocess.run(
-            [sys.executable, "-m", "bench.trip", url, str(SECONDS), *map(str, ports)],
+            [sys.executable, "-m", "bench.trip", url, str(SECONDS), str(jobs), *map(str, ports)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -46,8 +52,8 @@ def main() -> None:
         try:
             rounds: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
             for _ in range(ROUNDS):
-                for name, options in VARIANTS.items():
-                    rounds[name].append(run(url, options))
+                for name, how in VARIANTS.items():
+                    rounds[name].append(run(url, *how))
         finally:
             server.stop(Path(folder))
     results = {

@@ -1,10 +1,11 @@
 """One collecting process over the stand-in boards: measures itself, prints one JSON object.
 
-    python -m bench.trip REDIS_URL SECONDS PORT…
+    python -m bench.trip REDIS_URL SECONDS JOBS PORT…
 
 Each tick finds every board due, so that nothing is measured but trips: claim, HTTP, parse, decide,
 commit with the reading and the samples. The stream is emptied between the ticks that are measured,
-so that it does not grow for ever.
+so that it does not grow for ever. JOBS is how many jobs each device has, 0 to 2: a thermostat on its own
+temperature, a timer; both want the pin as it is, because the boards here never change.
 """
 
 import json
@@ -19,7 +20,7 @@ import uvloop
 from bench.boards import board_id, status
 from espnet.clock import ManualClock
 from espnet.collector import Collector
-from espnet.model import Device, Reading
+from espnet.model import Device, Job, Reading, Threshold, Timer
 from espnet.store import Store
 
 INTERVAL_S = 10.0
@@ -35,7 +36,23 @@ class CountingConnection(redis.UnixDomainSocketConnection):
         super().send_packed_command(command, check_health)
 
 
-async def measure(url: str, seconds: float, ports: list[int]) -> dict[str, float]:
+JOBS: tuple[Job, ...] = (
+    Threshold(
+        name="heater",
+        pin=4,
+        start="00:00",
+        hours=24,
+        zone="Europe/Vienna",
+        input="board.f",
+        target=20.0,
+        stale="off",
+        unit="c",
+    ),
+    Timer(name="lamp", pin=5, start="00:00", hours=24, zone="Europe/Vienna", invert=True),
+)
+
+
+async def measure(url: str, seconds: float, count: int, ports: list[int]) -> dict[str, float]:
     pool = redis.ConnectionPool(connection_class=CountingConnection, path=url.split("://")[1])
     client = redis.Redis(connection_pool=pool)
     client.flushall()
@@ -52,6 +69,14 @@ async def measure(url: str, seconds: float, ports: list[int]) -> dict[str, float
             at=0, poll_s=0, interval_s=INTERVAL_S, collector="", status=msgspec.Raw(status(number))
         )
         store.add(device, reading, first_due=clock.now())
+        jobs = tuple(
+            msgspec.structs.replace(job, input=f"{device.name}.f")
+            if isinstance(job, Threshold)
+            else job
+            for job in JOBS[:count]
+        )
+        if jobs:
+            store.change_jobs(device.name, lambda _, __, jobs=jobs: jobs, now=clock.now())
     collector = Collector(store, clock, holder="bench", interval_s=INTERVAL_S, timeout_s=2.0)
     await collector.tick(clock.advance(1))  # connects, loads the scripts
 
@@ -81,5 +106,6 @@ async def measure(url: str, seconds: float, ports: list[int]) -> dict[str, float
 
 
 if __name__ == "__main__":
-    result = uvloop.run(measure(sys.argv[1], float(sys.argv[2]), [int(p) for p in sys.argv[3:]]))
+    url, seconds, count, *ports = sys.argv[1:]
+    result = uvloop.run(measure(url, float(seconds), int(count), [int(port) for port in ports]))
     print(json.dumps(result))

@@ -23,7 +23,7 @@ from espnet.clock import Clock
 from espnet.errors import BoardError, StoreUnavailable
 from espnet.model import Device, Input, Threshold
 from espnet.store import BATCH, Claim, Grant, Poll, Store
-from espnet.visit import Target, act
+from espnet.visit import Target, act, gather
 from espnet.watch import Watch, look_up
 
 #: Longest wait of a finished poll for others to be committed with, in seconds.
@@ -247,19 +247,13 @@ class Collector:
         )
         memory = None
         if claim.jobs and others is not None:
-            now_known, wrote = await act(
-                target,
-                claim,
-                sight,
-                reading,
-                others,
-                self._lift_fence,
-                self._clock,
-                self._timeout_s,
-            )
-            memory = now_known if now_known != claim.memory else None
-            if wrote:
-                reading = msgspec.structs.replace(reading, wrote=wrote)
+            given = gather(claim, sight, reading, others)
+            if not target.is_settled(claim, sight, given):
+                memory, wrote = await act(
+                    target, claim, sight, given, self._lift_fence, self._clock, self._timeout_s
+                )
+                if wrote:
+                    reading = msgspec.structs.replace(reading, wrote=wrote)
         if claim.fault is not None:
             log.info("board.back", name=device.name, failures=claim.fault.failures)
         self._watch.saw(device.name, reading, sight.status)

@@ -43,6 +43,7 @@ from redis.exceptions import LockNotOwnedError, RedisError, ResponseError
 from redis.lock import Lock
 from redis.retry import Retry
 
+from espnet import inputs
 from espnet.errors import (
     DeviceBusy,
     DeviceLockLost,
@@ -58,6 +59,7 @@ from espnet.model import (
     Memory,
     Reading,
     SampleBatch,
+    Threshold,
     View,
     decode_batch,
     decode_device,
@@ -79,6 +81,9 @@ COLLECTOR_FORGOTTEN_S = 3_600
 CACHED_DEVICES = 65_536
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+_NOTHING_REMEMBERED = Memory()
 
 
 class Grant(msgspec.Struct):
@@ -208,6 +213,7 @@ class Store:
         # A device's record rarely changes between two claims: the same bytes are the same object.
         self._decoded = functools.lru_cache(CACHED_DEVICES)(decode_device)
         self._decoded_jobs = functools.lru_cache(CACHED_DEVICES)(decode_jobs)
+        self._decoded_memory = functools.lru_cache(CACHED_DEVICES)(decode_memory)
 
     def _script(self, name: str) -> Callable[..., Any]:
         source = (
@@ -332,7 +338,7 @@ class Store:
     @_translated
     def change(self, name: str, how: Callable[[Device], Device], *, now: float) -> Device:
         """Replaces a device's record by ``how(record)``. The id stays; a new interval counts from
-        ``now`` (Unix seconds)."""
+        ``now`` (Unix seconds). Jobs that look at a device go on looking at it under a new name."""
 
         def transaction(pipe: Any) -> Device:
             old = self._named(pipe, name)
@@ -341,8 +347,12 @@ class Store:
                 raise RegistryConflict(
                     f"The name {new.name!r} is taken; choose another, or unregister that device."
                 )
+            jobs = self._looking(pipe, old.name, new.name)
             pipe.multi()
             pipe.hset(self._devices, old.id, encode(new))
+            if jobs:
+                pipe.hset(self._jobs, mapping=jobs)
+                pipe.incr(self._jobs_version)
             if new.name != old.name:
                 pipe.hdel(self._names, old.name)
                 pipe.hset(self._names, new.name, old.id)
@@ -367,6 +377,23 @@ class Store:
             return device
 
         return self._transaction(transaction)
+
+    def _looking(self, pipe: Any, old: str, new: str) -> dict[bytes, bytes]:
+        """The jobs, by device, that look at the device ``old``, which is to be called ``new``."""
+        if new == old:
+            return {}
+        changed = {}
+        for device_id, raw in pipe.hgetall(self._jobs).items():
+            before = decode_jobs(raw)
+            after = tuple(
+                msgspec.structs.replace(job, input=inputs.renamed(job.input, old, new))
+                if isinstance(job, Threshold)
+                else job
+                for job in before
+            )
+            if after != before:
+                changed[device_id] = encode(after)
+        return changed
 
     def _named(self, pipe: Any, name: str) -> Device:
         device_id = pipe.hget(self._names, name)
@@ -428,8 +455,11 @@ class Store:
         def transaction(pipe: Any) -> Device:
             device = self._named(pipe, name)
             raw = pipe.hget(self._jobs, device.id)
-            jobs = how(device, decode_jobs(raw) if raw else ())
+            before = decode_jobs(raw) if raw else ()
+            jobs = how(device, before)
             pipe.multi()
+            if jobs == before:
+                return device
             if jobs:
                 pipe.hset(self._jobs, device.id, encode(jobs))
             else:
@@ -577,7 +607,7 @@ class Store:
                     float(due),
                     Grant(raw_id.decode(), token.decode(), fence),
                     self._decoded_jobs(jobs) if jobs else (),
-                    decode_memory(memory) if memory else Memory(),
+                    self._decoded_memory(memory) if memory else _NOTHING_REMEMBERED,
                 )
             )
         return claims

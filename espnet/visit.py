@@ -7,7 +7,9 @@ pins at once. A write that fails is remembered, and tried again by the next visi
 Events: ``pin.set`` ``pin.refused``.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -28,6 +30,7 @@ from espnet.model import (
     Decision,
     Device,
     Input,
+    Job,
     Memory,
     Observed,
     Reading,
@@ -41,6 +44,16 @@ log = structlog.get_logger()
 
 #: Gives a grant a fence above one that a board has seen, or None when its lock is gone.
 LiftFence = Callable[[Grant, int], Awaitable[Grant | None]]
+
+
+class Settled(NamedTuple):
+    """Decisions that needed no write, and what they rested on: while that stands, so do they."""
+
+    jobs: Sequence[Job]
+    memory: Memory
+    sides: list[int]
+    until: float
+    decisions: Mapping[int, Decision]
 
 
 class Target:
@@ -65,6 +78,41 @@ class Target:
             for pin, how in device.adc.items()
         }
         self.claimed_at = 0.0
+        self._settled: Settled | None = None
+
+    def settle(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> None:
+        """Notes that what was decided needed no write and is no news, if that can last.
+
+        In the steady state of a fleet that is nearly always, and looking costs less than deciding.
+        Inputs of other devices grow old without this board's doing: with them, nothing is noted.
+        """
+        self._settled = None
+        if all(i.at == sight.at for i in given.values()):
+            observed = Observed(sight.status.gpio, claim.memory)
+            # Values that come with every answer do not grow old between two of them.
+            decisions = jobs.decide(claim.jobs, given, observed, sight.at, aged_to=sight.at)
+            until = min((d.until for d in decisions.values() if d.until), default=math.inf)
+            sides = _sides(claim.jobs, given)
+            self._settled = Settled(claim.jobs, claim.memory, sides, until, decisions)
+
+    def is_settled(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> bool:
+        """Whether deciding anew would say and write what it did last time: nothing."""
+        settled, status = self._settled, sight.status
+        return (
+            settled is not None
+            # The store hands out the same objects for the same bytes.
+            and settled.jobs is claim.jobs
+            and settled.memory is claim.memory
+            and sight.at < settled.until
+            and (status.fence or 0) <= claim.grant.fence
+            and all(status.gpio.get(pin) == d.level for pin, d in settled.decisions.items())
+            and all(i.at == sight.at for i in given.values())
+            and settled.sides == _sides(claim.jobs, given)
+            and not (
+                any(d.level for d in settled.decisions.values())  # an ON may want its lease
+                and trip.orders(settled.decisions, claim.jobs, self.device, status, self.interval_s)
+            )
+        )
 
     async def read(self, claim: Claim, clock: Clock, timeout_s: float) -> Sight:
         """What the board and its sensors say; raises `BoardError` when the board says nothing.
@@ -105,21 +153,20 @@ async def act(
     target: Target,
     claim: Claim,
     sight: Sight,
-    reading: Reading,
-    others: Mapping[str, Input],
+    given: Mapping[str, Input],
     lift_fence: LiftFence,
     clock: Clock,
     timeout_s: float,
-) -> tuple[Memory, dict[int, int]]:
-    """Decides the board's pins and writes what differs; returns the memory and the levels written.
+) -> tuple[Memory | None, dict[int, int]]:
+    """Decides the board's pins and writes what differs.
 
-    ``others`` are the inputs that are not this device's own.
+    Returns the memory (None where it is what it was) and the levels written.
     """
     now = sight.at
     uptime_s = sight.status.uptime_s
     booted_at = now - uptime_s if uptime_s is not None else None
     observed = Observed(sight.status.gpio, claim.memory, booted_at)
-    decisions = jobs.decide(claim.jobs, _inputs(claim, sight, reading, others), observed, now)
+    decisions = jobs.decide(claim.jobs, given, observed, now)
     todo = trip.orders(decisions, claim.jobs, target.device, sight.status, target.interval_s)
     written: dict[int, int] = {}
     writes = {pin: write for pin, write in claim.memory.writes.items() if pin in decisions}
@@ -138,8 +185,12 @@ async def act(
                 if not problem:
                     written[pin] = order.level
     memory = jobs.remember(claim.jobs, decisions, observed, now, written)
-    is_fenced = sight.status.fence is not None
-    return Memory(memory.pins, memory.jobs, writes, is_fenced), written
+    memory = Memory(memory.pins, memory.jobs, writes, sight.status.fence is not None)
+    if memory != claim.memory:
+        return memory, written
+    if not todo:
+        target.settle(claim, sight, given)
+    return None, written
 
 
 async def _write(
@@ -163,10 +214,10 @@ async def _write(
     return ""
 
 
-def _inputs(
+def gather(
     claim: Claim, sight: Sight, reading: Reading, others: Mapping[str, Input]
 ) -> dict[str, Input]:
-    """What the device's thresholds look at: its own values from this very visit."""
+    """What the device's thresholds look at: its own values from this very visit, and ``others``."""
     found = {}
     for job in claim.jobs:
         if isinstance(job, Threshold):
@@ -176,6 +227,15 @@ def _inputs(
             elif job.input in others:
                 found[job.input] = others[job.input]
     return found
+
+
+def _sides(found: Sequence[Job], given: Mapping[str, Input]) -> list[int]:
+    """The side of its target that each threshold's input is on; all that deciding makes of a value
+    that is not stale."""
+    nothing = Input()
+    return [
+        jobs.side(job, given.get(job.input, nothing)) for job in found if isinstance(job, Threshold)
+    ]
 
 
 def _tell(
