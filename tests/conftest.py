@@ -14,6 +14,10 @@ import redis
 
 from espnet import server
 
+# A shell that starts the suite in the background ignores SIGINT for it, and children would inherit that:
+# the tests that interrupt a program would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class RedisProcess:
     """A real server on a Unix socket, without a TCP port, that a test may treat badly.
