@@ -80,9 +80,17 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
     console.print("Starting three boards, a Redis and an intake …", style="dim")
     boards = list(stack.enter_context(Fleet(3, seed=3, compiled=True)))
     porch, attic, _ = boards
-    # A room that cools down from 21 °C, ten minutes a second.
+    # A room that loses heat and has a heater on pin 5; five minutes of it pass in a second.
     porch.set(
-        room={"start_c": 21.0, "outside_c": 4.0, "dht_pin": 4, "noise_c": 0.05, "speed": 600.0}
+        room={
+            "start_c": 18.0,
+            "outside_c": 4.0,
+            "heater_pin": 5,
+            "heater_c_per_h": 14.0,
+            "dht_pin": 4,
+            "noise_c": 0.05,
+            "speed": 300.0,
+        }
     )
     attic.set(board_c=31.0, pins={"2": 1})
     stack.callback(server.stop, folder)  # before it starts: a stop may come in between
@@ -102,6 +110,8 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
         _espcli(console, environ, "register", board.address, name)
     _espcli(console, environ, "device", "porch", "add_dht22", "air", "4")
     _espcli(console, environ, "device", "attic", "report_pins", "2,4")
+    heater = ("heater", "5", "00:00", "24", "0", "porch.dht22.air.temp", "20", "--band", "0.5")
+    _espcli(console, environ, "device", "porch", "add_threshold_job", *heater, "--stale", "off")
 
     log = (folder / "collector.log").open("w")
     stack.callback(log.close)

@@ -23,8 +23,8 @@ Getting started:
 Every command that prints data takes --json. `espcli COMMAND --help` tells more.
 Exit codes: 0 done, 1 expected failure, 2 wrong words, 3 Redis unreachable.
 Settings: REDIS_URL, ESPNET_DATA, ESPNET_PREFIX, ESPNET_INTERVAL, ESPNET_TIMEOUT,
-ESPNET_UPLOAD_INTERVAL, ESPNET_MAX_SAMPLES, ESPNET_LOG_FORMAT; DATADOG_API_KEY,
-DATADOG_APP_KEY, DATADOG_HOST."""
+ESPNET_UPLOAD_INTERVAL, ESPNET_MAX_SAMPLES, ESPNET_LOG_FORMAT, ESPNET_ZONE, ESPNET_LAT,
+ESPNET_LON; DATADOG_API_KEY, DATADOG_APP_KEY, DATADOG_HOST."""
 
 #: The groups of the command line and where they begin.
 GROUPS: tuple[tuple[str, type[Words]], ...] = (
