@@ -16,6 +16,7 @@ A name may hold dots: what follows the name is recognised from its end. The age 
 that of its poll; a Redis value is as old as the field ``at`` beside it (Unix seconds) says.
 """
 
+import math
 import re
 from functools import lru_cache
 from typing import NamedTuple, cast
@@ -23,13 +24,16 @@ from typing import NamedTuple, cast
 import msgspec
 
 from espnet.errors import UsageError
-from espnet.model import Input, Reading, Status
+from espnet.model import ADC_PINS, MAX_PIN, Input, Reading, Status, problem_with_name
 
 _DEVICE = re.compile(
     r"(?P<device>.+)\.(?:(?P<f>f)|gpio\.(?P<gpio>\d{1,2})|adc\.(?P<adc>\d{1,2})"
-    r"|dht22\.(?P<sensor>.+)\.(?P<field>temp|humidity))"
+    r"|dht22\.(?P<sensor>.+)\.(?P<field>temp|humidity))",
+    re.ASCII,
 )
 _REDIS = re.compile(r"redis:(?P<key>[^#\s]+)(?:#(?P<field>\S+))?")
+
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 
 
 class Source(NamedTuple):
@@ -64,6 +68,36 @@ def parse(text: str) -> Source:
         f"INPUT {text!r} names nothing that can be read; it is NAME.f, NAME.gpio.PIN, NAME.adc.PIN, "
         "NAME.dht22.SENSOR.temp, NAME.dht22.SENSOR.humidity, redis:KEY or redis:KEY#FIELD."
     )
+
+
+def check(text: str, prefix: str) -> Source:
+    """`parse` for what a person defines: refuses also what can never have a value, and what is ours.
+
+    ``prefix`` is that of EspNet's own keys: a job may look at what others keep, not at those.
+    """
+    source = parse(text)
+    if source.what == "redis":
+        if not text.isprintable():
+            raise UsageError(f"INPUT {text!r} holds characters that cannot be shown.")
+        if prefix and source.key.startswith(prefix):
+            raise UsageError(
+                f"INPUT {text!r} is one of EspNet's own keys (they begin with {prefix!r}); "
+                "name a reading instead, such as NAME.f."
+            )
+        return source
+    for name in filter(None, (source.device, source.sensor)):
+        if problem := problem_with_name(name):
+            raise UsageError(f"INPUT {text[:80]!r}: the name {name[:80]!r} {problem}.")
+    if source.what == "adc" and source.pin not in ADC_PINS:
+        raise UsageError(f"INPUT {text!r}: an ADC pin is one of 32 to 39, not {source.pin}.")
+    if source.pin > MAX_PIN:
+        raise UsageError(f"INPUT {text!r}: a pin is a GPIO number from 0 to {MAX_PIN}.")
+    return source
+
+
+def renamed(text: str, old: str, new: str) -> str:
+    """The same input after the device ``old`` was renamed to ``new``."""
+    return new + text[len(old) :] if parse(text).device == old else text
 
 
 def from_reading(source: Source, reading: Reading | None, status: Status | None = None) -> Input:
@@ -123,7 +157,8 @@ def from_redis(source: Source, string: object, fields: object) -> Input:
         return Input(problem=f"Redis has no {name}")
     number = _number(value)
     if number is None:
-        return Input(problem=f"{name} holds {str(value)[:40]}, which is no number")
+        shown = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return Input(problem=f"{name} holds {shown[:40]!r}, which is no number")
     return Input(number, _number(at))
 
 
@@ -131,15 +166,21 @@ def _json_field(text: object, field: str) -> tuple[object, object]:
     """``field`` and ``at`` of a JSON object; (None, None) when the text is none."""
     try:
         found = msgspec.json.decode(text) if isinstance(text, bytes) else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None, None
     return (found.get(field), found.get("at")) if isinstance(found, dict) else (None, None)
 
 
 def _number(value: object) -> float | None:
+    """A finite number, or None."""
     if value is None or isinstance(value, bool):
         return None
+    if isinstance(value, bytes | str) and not _NUMBER.fullmatch(
+        value if isinstance(value, str) else value.decode(errors="replace")
+    ):
+        return None  # such as 21_5, which Python takes for 215
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None

@@ -318,10 +318,11 @@ class Store:
                 )
             replaced = [old for old in (same_board, same_name) if old is not None]
             governed = any(pipe.hexists(self._jobs, old.id) for old in replaced)
+            renamed = self._looking(pipe, settings.name, device.name) if settings else {}
             pipe.multi()
             for old in replaced:
                 self._forget(pipe, old)
-            if governed:
+            if governed or renamed:
                 pipe.incr(self._jobs_version)
             pipe.hset(self._devices, record.id, encode(record))
             pipe.hset(self._names, record.name, record.id)
@@ -329,6 +330,8 @@ class Store:
             pipe.zadd(self._due, {record.id: first_due})
             if jobs:
                 pipe.hset(self._jobs, record.id, jobs)
+            if renamed:
+                pipe.hset(self._jobs, mapping=renamed)
             if memory:
                 pipe.hset(self._memory, record.id, memory)
             return record

@@ -110,26 +110,25 @@ def orders(
     """The writes that make the board's pins what was decided: differences only, one a level.
 
     An ON that is right already is written again when the board knows leases and this one has none,
-    or one of another length, such as a shorter interval's. Pins that the board does not report are
-    written too: it is for the board to refuse them.
+    or one of another length, as after a change of the interval; and when it has one and is to have none.
+    Pins that the board does not report are written too: it is for the board to refuse them.
     """
     unleased = {job.name for job in jobs if not isinstance(job, Override) and not job.lease}
     wanted_s = lease_s(interval_s)
+    # The poll renewed it just now, or, where the board was not shown a fence that it takes, the last one.
+    oldest_s = wanted_s - max(1.5 * interval_s, 2.0)
     groups: dict[tuple[int, int | None, str], list[int]] = {}
     for pin, decision in decisions.items():
         lasts: int | None = None
-        safe = device.safe.get(pin, "low")
+        safe = "low"
         if decision.level and status.fence is not None and decision.winner.job not in unleased:
-            lasts = wanted_s
+            lasts, safe = wanted_s, device.safe.get(pin, "low")
         if status.gpio.get(pin) == decision.level:
-            if lasts is None:
-                continue
             lease = status.leases.get(pin) if status.leases else None
-            if (
-                lease is not None
-                and lease.safe == safe
-                and lease.left_s > wanted_s - 1.5 * interval_s
-            ):
+            if lease is None or lasts is None:
+                if lease is None and lasts is None:
+                    continue
+            elif lease.safe == safe and oldest_s < lease.left_s <= lasts:
                 continue
         groups.setdefault((decision.level, lasts, safe), []).append(pin)
     return [Order(tuple(pins), *how) for how, pins in groups.items()]

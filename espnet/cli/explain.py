@@ -29,6 +29,9 @@ from espnet.model import (
 from espnet.watch import look_up
 
 _LEVELS = ("off", "on")
+_LINE = '{"at": UNIX_SECONDS, "inputs": {"porch.f": 71.2}}'
+#: The latest moment of a recorded reading: the year 2500 and a bit, as Unix seconds.
+_LATEST_S = 17e9
 
 
 class Facts(NamedTuple):
@@ -59,16 +62,21 @@ class Facts(NamedTuple):
 def facts(session: Session, view: View) -> Facts:
     """Gathers what is known; asks no board."""
     store, device = session.store, view.device
-    found, memory = store.jobs(device), store.memory(device)
+    now, memory = session.now, store.memory(device)
+    # An override that ended says nothing any more; it goes with the next change of the jobs.
+    found = tuple(j for j in store.jobs(device) if not isinstance(j, Override) or now < j.until)
     wanted = {job.input for job in found if isinstance(job, Threshold)}
-    levels = view.reading.levels() if view.reading else {}
+    levels, booted_at = {}, None
+    if view.reading is not None:
+        levels, uptime_s = view.reading.levels(), view.reading.decoded().uptime_s
+        booted_at = view.reading.at - uptime_s if uptime_s is not None else None
     return Facts(
         view,
         found,
         memory,
         look_up(store, wanted),
-        Observed(levels, memory),
-        session.now,
+        Observed(levels, memory, booted_at),
+        now,
         ZoneInfo(session.zone),
     )
 
@@ -80,7 +88,7 @@ def job_rows(session: Session, view: View) -> list[dict[str, Any]]:
     rows = []
     for job in known.jobs:
         name = "override" if isinstance(job, Override) else job.name
-        enabled = job.until > known.now if isinstance(job, Override) else job.enabled
+        enabled = isinstance(job, Override) or job.enabled
         decision = decisions.get(job.pin)
         said = _candidate(decision, name) if decision and enabled else None
         change = changes.get(job.pin)
@@ -149,7 +157,8 @@ def _screen(
         )
         since = memory.pins.get(pin)
         since_text = f" since {known.local(since.changed_at)}" if since and since.changed_at else ""
-        yield f"  is           {_LEVELS[data['level']]}{since_text}, seen {data['age_s']:.0f} s ago{old}"
+        seen = f"seen {max(data['age_s'], 0):.0f} s ago{old}"
+        yield f"  is           {_LEVELS[data['level']]}{since_text}, {seen}"
     if decision is None:
         yield "  should be    left alone: no job governs it"
     else:
@@ -175,12 +184,20 @@ def _screen(
         yield f"  last write   {known.local(write['at'])}: {_LEVELS[write['level']]}, {result}"
     if data["lease"]:
         yield f"  lease        {data['lease']['left_s']:.0f} s at the last poll, then {data['lease']['safe']}"
-    elif view.reading is not None and view.reading.wrote.get(pin):
+    elif view.reading is not None and view.reading.decoded().fence is None:
+        yield "  lease        none: its firmware knows no leases"
+    elif view.reading is not None and view.reading.wrote.get(pin) and _leases(known, decision):
         yield f"  lease        given by the last write; its safe level is {data['safe']}"
     else:
         yield f"  lease        none; its safe level is {data['safe']}"
     if view.fault is not None:
         yield f"  board        {view.fault.what}, since {known.local(view.fault.since)}"
+
+
+def _leases(known: Facts, decision: Decision | None) -> bool:
+    """Whether what the winner switches on is leased."""
+    unleased = {job.name for job in known.jobs if not isinstance(job, Override) and not job.lease}
+    return decision is not None and decision.winner.job not in unleased
 
 
 def _said(candidate: Candidate) -> str:
@@ -204,7 +221,9 @@ def _looked(known: Facts, candidate: Candidate) -> str:
 def planned(session: Session, view: View, days: int, readings: str) -> list[dict[str, Any]]:
     """The changes to come, in order; the first row of each pin is the present."""
     known = facts(session, view)
-    recorded = list(_recorded(Path(readings), known)) if readings else []
+    recorded = list(_recorded(Path(readings))) if readings else []
+    if readings and not recorded:
+        raise UsageError(f"--readings {readings} holds no readings; a line is {_LINE}.")
     start = recorded[0][0] if recorded else known.now
     last: dict[int, int] = {}
     rows = []
@@ -235,29 +254,36 @@ def planned(session: Session, view: View, days: int, readings: str) -> list[dict
     return rows
 
 
-def _recorded(path: Path, known: Facts) -> Iterator[tuple[float, dict[str, Input]]]:
+def _recorded(path: Path) -> Iterator[tuple[float, dict[str, Input]]]:
     """Recorded readings, in order of time; raises `UsageError` with the line that is wrong."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--readings {path} cannot be read: {error}.") from error
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise UsageError(f"--readings {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--readings {path} is not UTF-8 text.") from error
     before = 0.0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = msgspec.json.decode(line, type=_Recorded)
-        except msgspec.DecodeError as error:
+            found = {text: _as_input(text, value, row.at) for text, value in row.inputs.items()}
+        except (msgspec.DecodeError, RecursionError, UsageError) as error:
+            what = str(error).rstrip(".")
             raise UsageError(
-                f"--readings {path}, line {number}: {error}; a line is "
-                '{"at": UNIX_SECONDS, "inputs": {"porch.f": 71.2}}.'
+                f"--readings {path}, line {number}: {what}; a line is {_LINE}."
             ) from error
+        if not 0 <= row.at <= _LATEST_S:
+            raise UsageError(
+                f"--readings {path}, line {number}: {row.at:g} is no time; `at` is Unix seconds."
+            )
         if row.at < before:
             raise UsageError(
                 f"--readings {path}, line {number}: it is earlier than the line before; sort them."
             )
         before = row.at
-        yield row.at, {text: _as_input(text, value, row.at) for text, value in row.inputs.items()}
+        yield row.at, found
 
 
 class _Recorded(msgspec.Struct):

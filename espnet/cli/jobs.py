@@ -24,6 +24,8 @@ from espnet.model import (
 
 #: The longest override, in seconds: a year.
 MAX_OVERRIDE_S = 366 * 86_400.0
+#: Most characters of the note that goes with an override.
+MAX_WHY = 200
 
 
 class JobWords(Words):
@@ -159,7 +161,9 @@ class JobWords(Words):
             lease=not no_lease,
             **self._place(start, lat, lon),
         )
-        inputs.parse(threshold.input)
+        source = inputs.check(threshold.input, self._session.config.prefix)
+        if unit and source.what not in ("f", "temp", "redis"):
+            raise UsageError(f"--unit goes with a temperature, and {input} is none; leave it out.")
         return self._add(threshold, anyway=bool(anyway))
 
     @verb
@@ -180,6 +184,8 @@ class JobWords(Words):
         if not for_:
             raise UsageError("--for is missing: an override has an end, such as --for 2h.")
         lasts_s = parse.duration(for_, "--for", least=1.0, most=MAX_OVERRIDE_S)
+        if len(why) > MAX_WHY or not why.isprintable():
+            raise UsageError(f"--why is one line of at most {MAX_WHY} printable characters.")
         now = self._session.now
         new = Override(
             pin=number_,
@@ -188,15 +194,22 @@ class JobWords(Words):
             until=now + lasts_s,
             why=why,
         )
+        ends = ""
 
         def put(device: Device, jobs: tuple[Job, ...]) -> tuple[Job, ...]:
+            nonlocal ends
             _require_pin(self._session.store.view(device.name), number_)
-            return (*(job for job in jobs if not _is_override(job, number_)), new)
+            kept = [job for job in jobs if not _is_override(job, number_)]
+            if not any(job.pin == number_ and _decides(job, now) for job in kept):
+                ends = (
+                    f" No job governs it: after that it stays {wanted} until somebody changes it."
+                )
+            return (*kept, new)
 
         self._change_jobs(put)
         return Shown(
             msgspec.to_builtins(new),
-            f"Pin {number_} of {self._name} is held {wanted} for {for_}. {self._who_acts()}",
+            f"Pin {number_} of {self._name} is held {wanted} for {for_}.{ends} {self._who_acts()}",
         )
 
     def _clear_override(self, pin: int) -> Shown:
@@ -205,8 +218,12 @@ class JobWords(Words):
                 raise UsageError(f"Pin {pin} of {device.name} has no override.")
             return tuple(job for job in jobs if not _is_override(job, pin))
 
-        self._change_jobs(clear)
-        return Shown({"pin": pin}, f"The jobs of pin {pin} of {self._name} decide again.")
+        device = self._change_jobs(clear)
+        left = [job for job in self._session.store.jobs(device) if job.pin == pin]
+        if any(_decides(job, self._session.now) for job in left):
+            return Shown({"pin": pin}, f"The jobs of pin {pin} of {self._name} decide again.")
+        text = f"Pin {pin} of {self._name} stays as it is: no job governs it."
+        return Shown({"pin": pin}, text)
 
     @verb
     def safe(self, pin: str, level: str) -> Shown:
@@ -258,9 +275,20 @@ class JobWords(Words):
         return Lines(job_fields(self._session, view, found))
 
     @verb
-    def enable_job(self, job: str) -> Shown:
-        """Lets a job decide again."""
-        self._replace(job, lambda old: msgspec.structs.replace(old, enabled=True))
+    def enable_job(self, job: str, *, anyway: bool = False) -> Shown:
+        """Lets a job decide again.
+
+        --anyway   even where it contradicts another job
+        """
+
+        def enable(device: Device, jobs: tuple[Job, ...]) -> tuple[Job, ...]:
+            old = _named(device, jobs, job)
+            if not anyway:
+                _refuse_contradiction(old, tuple(other for other in jobs if other is not old))
+            new = msgspec.structs.replace(old, enabled=True)
+            return tuple(new if other is old else other for other in jobs)
+
+        self._change_jobs(enable)
         return Shown({"job": job, "enabled": True}, f"{job} decides again. {self._who_acts()}")
 
     @verb
@@ -310,6 +338,10 @@ class JobWords(Words):
         from espnet import windows
 
         parse.name(new.name, "job's name")
+        if new.name == "override":
+            raise UsageError(
+                "A job cannot be named override, as overrides are; choose another name."
+            )
         windows.check(new)
 
         def add(device: Device, jobs: tuple[Job, ...]) -> tuple[Job, ...]:
@@ -363,7 +395,7 @@ class JobWords(Words):
         others = [
             job
             for job in jobs
-            if job.pin == pin and not _called(job, name) and getattr(job, "enabled", True)
+            if job.pin == pin and not _called(job, name) and _decides(job, session.now)
         ]
         if not off or others:
             self._replace(name, how)
@@ -425,6 +457,11 @@ def _called(job: Job, name: str) -> bool:
     return not isinstance(job, Override) and job.name == name
 
 
+def _decides(job: Job, now: float) -> bool:
+    """Whether a job has a say at all: it is enabled, or an override that has not ended."""
+    return now < job.until if isinstance(job, Override) else job.enabled
+
+
 def _is_override(job: Job, pin: int) -> bool:
     return isinstance(job, Override) and job.pin == pin
 
@@ -453,6 +490,8 @@ def _require_pin(view: View, pin: int) -> None:
 
 def _refuse_contradiction(new: Timer | Threshold, jobs: tuple[Job, ...]) -> None:
     """Refuses what would fight with another job of the same pin for ever."""
+    from espnet.windows import parse_start
+
     for old in jobs:
         if isinstance(old, Override) or old.pin != new.pin or not old.enabled:
             continue
@@ -465,8 +504,9 @@ def _refuse_contradiction(new: Timer | Threshold, jobs: tuple[Job, ...]) -> None
             isinstance(old, Timer)
             and isinstance(new, Timer)
             and old.invert != new.invert
-            and (old.start, old.hours, old.days, old.zone)
-            == (new.start, new.hours, new.days, new.zone)
+            and parse_start(old.start) == parse_start(new.start)
+            and (old.hours, old.days, old.zone, old.lat, old.lon)
+            == (new.hours, new.days, new.zone, new.lat, new.lon)
         ):
             raise UsageError(
                 f"{new.name} and {old.name} have the same window on pin {new.pin}, one inverted: the "
