@@ -52,6 +52,7 @@ class Settled(NamedTuple):
     jobs: Sequence[Job]
     memory: Memory
     sides: list[int]
+    since: float
     until: float
     decisions: Mapping[int, Decision]
 
@@ -93,7 +94,7 @@ class Target:
             decisions = jobs.decide(claim.jobs, given, observed, sight.at, aged_to=sight.at)
             until = min((d.until for d in decisions.values() if d.until), default=math.inf)
             sides = _sides(claim.jobs, given)
-            self._settled = Settled(claim.jobs, claim.memory, sides, until, decisions)
+            self._settled = Settled(claim.jobs, claim.memory, sides, sight.at, until, decisions)
 
     def is_settled(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> bool:
         """Whether deciding anew would say and write what it did last time: nothing."""
@@ -103,7 +104,7 @@ class Target:
             # The store hands out the same objects for the same bytes.
             and settled.jobs is claim.jobs
             and settled.memory is claim.memory
-            and sight.at < settled.until
+            and settled.since <= sight.at < settled.until  # a clock may be set back
             and (status.fence or 0) <= claim.grant.fence
             and all(status.gpio.get(pin) == d.level for pin, d in settled.decisions.items())
             and all(i.at == sight.at for i in given.values())
@@ -118,14 +119,20 @@ class Target:
         """What the board and its sensors say; raises `BoardError` when the board says nothing.
 
         A board that knows leases is shown the fence, which renews them all. Whether it does is known
-        from its last answer; 2021 firmware may know no path with a query. The board gets
-        ``timeout_s`` for its answer, the sensors as much again for all of them.
+        from its last answer; 2021 firmware knows no path with a query, and a board may have been
+        given it since. The board gets ``timeout_s`` for its answer, the sensors as much again for all
+        of them.
         """
         address = self.device.address
         end = clock.monotonic() + 2 * timeout_s
         fenced = self.is_fenced or claim.memory.is_fenced
         query = b"?fence=%d" % claim.grant.fence if fenced else b""
-        body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
+        try:
+            body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
+        except BoardError as error:
+            if not fenced or error.kind != "http":
+                raise
+            body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
         self.is_fenced = sight.status.fence is not None
         for name, request in self.get_dht22.items():
@@ -180,7 +187,7 @@ async def act(
         for order in todo:
             problem = await _write(target, order, grant, sight, end, clock)
             for pin in order.pins:
-                _tell(target.device, decisions[pin], sight, writes.get(pin), problem)
+                _tell(claim, decisions[pin], sight, writes.get(pin), problem)
                 writes[pin] = Write(clock.now(), decisions[pin].level, problem)
                 if not problem:
                     written[pin] = order.level
@@ -239,13 +246,16 @@ def _sides(found: Sequence[Job], given: Mapping[str, Input]) -> list[int]:
 
 
 def _tell(
-    device: Device, decision: Decision, sight: Sight, before: Write | None, problem: str
+    claim: Claim, decision: Decision, sight: Sight, before: Write | None, problem: str
 ) -> None:
     """One line for each pin that changes, and one when writing begins to fail; none for renewals."""
+    device, last = claim.device, claim.memory.pins.get(decision.pin)
+    # Where the board does not report the pin, it is as it was left.
+    was = sight.status.gpio.get(decision.pin, last.level if last else None)
     if problem:
         if before is None or before.problem != problem:
             log.warning("pin.refused", name=device.name, pin=decision.pin, reason=problem)
-    elif sight.status.gpio.get(decision.pin) != decision.level:
+    elif was != decision.level:
         log.info(
             "pin.set",
             name=device.name,
