@@ -74,7 +74,8 @@ def test_a_name_may_hold_dots_and_words_of_inputs() -> None:
 
 NO_INPUTS = [
     "", "porch", ".f", "porch.", "porch.g", "porch.F", "porch.f ", "porch.gpio", "porch.gpio.",
-    "porch.gpio.x", "porch.gpio.-1", "porch.gpio.100", "porch.gpio.٣", "porch.gpio.55", "porch.adc.4", "porch.adc.40",
+    "porch.gpio.x", "porch.gpio.-1", "porch.gpio.100", "porch.gpio.٣", "porch.gpio.55",
+    "porch.adc.4", "porch.adc.40",
     "porch.dht22.temp", "porch.dht22..temp", "porch.dht22.air", "porch.dht22.air.dew", "-x.f", "a b.f",
     "porch.dht22.a b.temp", "x" * 65 + ".f", "\x1b[31m.f", "redis:", "redis:a#", "redis:#a", "redis:a b",
     "redis:\x1b[31m", "Redis:a", "redis:espnet:devices", "redis:espnet:jobs#b1", "nan", "21.5",
