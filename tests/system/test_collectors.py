@@ -11,8 +11,8 @@ from espnet.store import Store
 from .world import Run, World, gaps, polls, wait_for
 
 INTERVAL_S, TIMEOUT_S = 0.5, 0.4
-#: As the collector computes it: twice the time-out and its margin.
-LOCK_TTL_S = 2 * TIMEOUT_S + 5
+#: As the collector computes it: three times the time-out and its margin.
+LOCK_TTL_S = 3 * TIMEOUT_S + 5
 
 
 def _slots(board: Board, since: float, first_due: float) -> list[int]:

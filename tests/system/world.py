@@ -34,7 +34,7 @@ PATIENCE_S = 20.0
 VOCABULARY = {
     *("collector.started", "collector.stopped", "uploads.off", "redis.not_started"),
     *("board.lost", "board.back", "poll.void", "polls.dropped", "redis.lost", "redis.back"),
-    *("upload.failed", "upload.ok_again"),
+    *("upload.failed", "upload.ok_again", "pin.set", "pin.refused"),
 }
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ def polls(board: Board, since_s: float = 0.0) -> list[Request]:
     return [
         request
         for request in board.requests
-        if (request.method, request.path) == ("GET", "/") and request.at_s >= since_s
+        if (request.method, request.path.split("?")[0]) == ("GET", "/") and request.at_s >= since_s
     ]
 
 
