@@ -1,7 +1,7 @@
 """Who looks at whose readings: a reading that changes sides makes the devices that depend on it due.
 
 Invariants: forgetting costs time, never correctness: every device decides at its own polls anyway. A
-side that was never seen here wakes nobody.
+side that was not seen here yet wakes too: who decided before may have seen another one, or none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ class Watch:
         self.version = b""
         self.woken: set[str] = set()
         self._watchers: dict[str, list[tuple[str, inputs.Source, Threshold]]] = {}
-        self._sides: dict[tuple[str, str], int] = {}
+        self._sides: dict[tuple[str, Threshold], int] = {}
 
     def learn(
         self, version: bytes, jobs_by_id: Mapping[str, Iterable[Job]], names: Mapping[str, str]
@@ -29,7 +29,7 @@ class Watch:
         """Takes over all jobs, by the id of their device; ``names`` are the devices' names by id."""
         self.version = version
         self._watchers.clear()
-        self._sides.clear()
+        sides, self._sides = self._sides, {}
         for device_id, found in jobs_by_id.items():
             for job in found:
                 if isinstance(job, Threshold) and job.enabled:
@@ -38,13 +38,15 @@ class Watch:
                         self._watchers.setdefault(source.device, []).append(
                             (device_id, source, job)
                         )
+                        if (device_id, job) in sides:
+                            self._sides[device_id, job] = sides[device_id, job]
 
     def saw(self, name: str, reading: Reading, status: Status) -> None:
         """Notes which devices have to decide anew because of a reading of the device ``name``."""
         for device_id, source, job in self._watchers.get(name, ()):
             side = jobs.side(job, inputs.from_reading(source, reading, status))
-            if self._sides.setdefault((device_id, job.name), side) != side:
-                self._sides[device_id, job.name] = side
+            if self._sides.get((device_id, job)) != side:
+                self._sides[device_id, job] = side
                 self.woken.add(device_id)
 
     def take_woken(self) -> list[str]:
