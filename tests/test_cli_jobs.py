@@ -395,7 +395,7 @@ def test_why_tells_what_is_and_what_should_be(say: Say, store: Store) -> None:
     assert "porch.f = 80 °F, 5 s old" in text
     assert "its firmware knows no leases" in text
     for line in (text + say("why porch 4") + say("device porch jobs")).splitlines():
-        assert len(line) <= 110, line
+        assert len(line) <= 100, line
     assert "left alone: no job governs it" in say("why porch 12")
     assert "not known" in say("why porch 13")
 
