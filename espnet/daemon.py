@@ -10,6 +10,7 @@ Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
 import signal
@@ -48,9 +49,21 @@ def configure_logging(log_format: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=_Stderr,
     )
+
+
+class _Stderr:
+    """Writes to whatever stderr is now. When nobody reads it any more, heaters still want deciding."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            structlog.PrintLogger(sys.stderr).msg(line)
+
+    debug = info = warning = error = critical = msg
 
 
 def datadog_sink(config: Config) -> Sink | None:

@@ -42,6 +42,10 @@ from espnet.windows import span
 #: How far `next_change` looks: past any weekly timer.
 NEXT_CHANGE_S = 8 * 86_400.0
 
+#: For so long after its end an ON override still says off where no job governs the pin, in seconds: else
+#: it would stay on, its lease renewed by every poll. Where no poll came, the lease has seen to it.
+OVERRIDE_TAIL_S = 3_600.0
+
 _RANKS = {"override": 0, "fail-safe": 1, "on": 2, "off": 3}
 _WORDS: tuple[Literal["off"], Literal["on"]] = ("off", "on")
 _UNSEEN_JOB = JobMemory(False, 0.0)
@@ -75,6 +79,12 @@ def decide(
         # The last three only part what is alike, so that the order of the jobs never shows through.
         key = (_RANKS[c.rank], newest, c.level, c.job, c.why, c.until or math.inf)
         pins.setdefault(job.pin, []).append((key, c, job))
+    for job in jobs:
+        if isinstance(job, Override) and job.pin not in pins and not is_over(job, now):
+            # A pin that nobody else governs must not stay on because its override has ended.
+            ends, why = job.until + OVERRIDE_TAIL_S, "the override has ended"
+            c = Candidate("override", "override", 0, "off", why, ends)
+            pins[job.pin] = [((_RANKS["off"],), c, job)]
     return {pin: _settle(pin, entries, observed, now) for pin, entries in pins.items()}
 
 
@@ -143,6 +153,11 @@ def _held(entries: list[_Entry], seen: PinMemory, now: float) -> tuple[int, Cand
         until=end if candidate.until is None else min(end, candidate.until),
         wants=candidate.level,
     )
+
+
+def is_over(job: Override, now: float) -> bool:
+    """Whether an override has no say any more. One that switched a pin on also switches it off."""
+    return now >= job.until + (OVERRIDE_TAIL_S if job.level else 0)
 
 
 def _override(job: Override) -> Candidate:

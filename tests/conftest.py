@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from espnet import server
 
@@ -130,3 +131,10 @@ def own_redis(short_path: Path) -> Iterator[RedisProcess]:
         yield process
     finally:
         process.stop()
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A test that runs a command in this process leaves its logging to nobody."""
+    yield
+    structlog.reset_defaults()

@@ -106,7 +106,9 @@ ROWS = [
     Row("the newer override wins", [override(1, NOW - 20), override(0, NOW - 10)], (0, "override", "override", "")),
     Row("of two overrides of one second, off", [override(1), override(0)], (0, "override", "override", "")),
     Row("an override ends at its until", [OFF_TIMER, override(1, until=NOW)], (0, "off", "night", "is closed until 20:00")),
-    Row("an expired override alone is nobody", [override(1, until=NOW - 1)], None),
+    Row("an OFF override that ended is nobody", [override(0, until=NOW - 1)], None),
+    Row("an ON override that ended: off", [override(1, until=NOW - 1)], (0, "off", "override", "has ended")),
+    Row("an ON override that ended long ago is nobody", [override(1, until=NOW - 3601)], None),
     Row("a fail-safe off beats on", [heat(), ON_TIMER], (0, "fail-safe", "heat", "did not answer; stale means off"), LOST),
     Row("a fail-safe on beats off", [heat(stale="on"), OFF_TIMER], (1, "fail-safe", "heat", "stale means on"), LOST),
     Row("two fail-safes that disagree: off", [heat("a", stale="on"), heat("b")], (0, "fail-safe", "b", ""), LOST),
@@ -246,9 +248,8 @@ def test_decide(row: Row) -> None:
     winner = decision.winner
     assert (decision.level, winner.level, winner.rank, winner.job) == (level, level, rank, job)
     assert why in winner.why
-    assert (
-        len(decision.losers) == len([j for j in row.jobs if getattr(j, "until", INF) > row.now]) - 1
-    )
+    lasting = [job for job in row.jobs if getattr(job, "until", INF) > row.now]
+    assert len(decision.losers) == max(len(lasting), 1) - 1
     assert decision.until is None or decision.until > row.now
 
 

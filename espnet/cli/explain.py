@@ -64,7 +64,9 @@ def facts(session: Session, view: View) -> Facts:
     store, device = session.store, view.device
     now, memory = session.now, store.memory(device)
     # An override that ended says nothing any more; it goes with the next change of the jobs.
-    found = tuple(j for j in store.jobs(device) if not isinstance(j, Override) or now < j.until)
+    found = tuple(
+        j for j in store.jobs(device) if not isinstance(j, Override) or not jobs.is_over(j, now)
+    )
     wanted = {job.input for job in found if isinstance(job, Threshold)}
     levels, booted_at = {}, None
     if view.reading is not None:
@@ -87,6 +89,8 @@ def job_rows(session: Session, view: View) -> list[dict[str, Any]]:
     decisions, changes = known.decisions(), known.next_changes()
     rows = []
     for job in known.jobs:
+        if isinstance(job, Override) and known.now >= job.until:
+            continue  # it only sees to its end
         name = "override" if isinstance(job, Override) else job.name
         enabled = isinstance(job, Override) or job.enabled
         decision = decisions.get(job.pin)

@@ -371,10 +371,19 @@ class JobWords(Words):
         self._change_jobs(replace)
 
     def _change_jobs(self, how: Callable[[Device, tuple[Job, ...]], tuple[Job, ...]]) -> Device:
+        from espnet.jobs import is_over
+
         now = self._session.now
 
         def change(device: Device, jobs: tuple[Job, ...]) -> tuple[Job, ...]:
-            kept = tuple(job for job in jobs if not isinstance(job, Override) or job.until > now)
+            governed = {job.pin for job in jobs if not isinstance(job, Override)}
+            kept = tuple(
+                job
+                for job in jobs
+                if not isinstance(job, Override)
+                or now < job.until
+                or not (job.pin in governed or is_over(job, now))
+            )
             return how(device, kept)
 
         return self._session.store.change_jobs(self._name, change, now=now)
