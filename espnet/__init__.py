@@ -23,7 +23,7 @@ layer  module                                      responsibility
 1      ``sinks/``                                  one file a place that samples go
 1      ``windows`` ``inputs``                      when timers are open; what a text names: pure
 2      ``jobs``                                    what a pin should be, and why: pure
-2      ``store``                                   every Redis key, script and codec
+2      ``store/``                                  every Redis key, script and codec
 3      ``trip``                                    what a poll's answer becomes: pure
 3      ``watch``                                   who looks at whose readings
 4      ``visit``                                   one visit to one board: read, decide, write

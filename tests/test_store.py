@@ -639,7 +639,7 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
 
 def test_every_operation_is_held_to_these_laws() -> None:
     """A new method of the store is added to the list above, or this fails."""
-    public = {name for name in vars(Store) if not name.startswith("_")}
+    public = {name for name in dir(Store) if not name.startswith("_")}
     assert public - {"close"} == set(OPERATIONS)
 
 

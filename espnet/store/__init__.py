@@ -1,0 +1,61 @@
+"""Every Redis key, script and codec. Nothing else in EspNet knows a key's name.
+
+Every key begins with a prefix (``espnet:`` unless configured). A device's hardware id is its key
+everywhere; names only lead to ids. Commands are those that Redis ≥ 6.2 and Valkey share.
+
+====================  ======  ========================================================================
+key                   type    holds
+====================  ======  ========================================================================
+``devices``           hash    id → `Device`: what a person decided
+``names``             hash    name → id
+``due``               zset    id → when the next poll is due (Unix seconds); a claimed device's date is
+                              the end of its lock, so that a collector that dies loses nothing
+``readings``          hash    id → `Reading` of the last successful poll; whether it is still fresh is
+                              for the reader to say (`Reading.is_fresh`)
+``faults``            hash    id → `Fault`, only while polls fail
+``lock:ID``           string  the token of who may talk to the board; always with a TTL
+``jobs``              hash    id → the device's jobs, overrides among them
+``jobs_version``      int     grows with every change of any job
+``memory``            hash    id → `Memory`: what deciding needs from poll to poll, and the writes
+``fence``             int     grows with every lock grant, in the order of the grants
+``collectors``        zset    collector → when it last claimed (Unix seconds)
+``samples``           stream  one entry a poll: ``n`` samples, ``batch`` (`SampleBatch`); a sink is a
+                              consumer group; an entry leaves when it was delivered
+``books``             hash    ``collected`` ``accepted`` ``dropped`` ``queued`` ``refused`` samples
+====================  ======  ========================================================================
+
+Invariants: what belongs together changes in one transaction or one script (``lua/``). A lock's
+token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every error of the client
+library leaves here as `StoreUnavailable`.
+"""
+
+from espnet.store.records import (
+    BATCH,
+    CACHED_DEVICES,
+    COLLECTOR_FORGOTTEN_S,
+    DEFAULT_MAX_SAMPLES,
+    Claim,
+    Entry,
+    Grant,
+    LockState,
+    Poll,
+)
+from espnet.store.samples import Samples
+from espnet.store.trips import Trips
+
+__all__ = [
+    "BATCH",
+    "CACHED_DEVICES",
+    "COLLECTOR_FORGOTTEN_S",
+    "DEFAULT_MAX_SAMPLES",
+    "Claim",
+    "Entry",
+    "Grant",
+    "LockState",
+    "Poll",
+    "Store",
+]
+
+
+class Store(Trips, Samples):
+    """The registry, the schedule with its locks, the readings and the sample stream."""

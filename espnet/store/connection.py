@@ -1,0 +1,109 @@
+"""The connection to Redis: the keys, the scripts, and how its errors leave."""
+
+import functools
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from espnet.errors import (
+    StoreUnavailable,
+)
+from espnet.model import (
+    decode_device,
+    decode_jobs,
+    decode_memory,
+)
+from espnet.store.records import CACHED_DEVICES, DEFAULT_MAX_SAMPLES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def translated(method: F) -> F:
+    """What the client library raises leaves as one sentence about Redis."""
+
+    @functools.wraps(method)
+    def wrapper(self: "Connection", *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except RedisError as error:
+            raise self._unavailable(error) from error
+
+    return cast(F, wrapper)
+
+
+class Connection:
+    """A client of the chosen Redis, the names of all keys, the scripts.
+
+    ``url`` is what `espnet.server` chose. Commands time out after ``timeout_s`` and are not repeated
+    here: the loops that call decide when to try again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "espnet:",
+        timeout_s: float = 5.0,
+        max_samples: int = DEFAULT_MAX_SAMPLES,
+        client: "redis.Redis | None" = None,
+    ) -> None:
+        self.url, self.prefix, self.max_samples = url, prefix, max_samples
+        #: As the latest claim found it; it differs from before when any device's jobs have changed.
+        self.jobs_version = b""
+        # Any: the library types every answer as a union of all that any command may answer.
+        self._redis: Any = client or redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._devices, self._names = prefix + "devices", prefix + "names"
+        self._due, self._readings = prefix + "due", prefix + "readings"
+        self._faults, self._locks = prefix + "faults", prefix + "lock:"
+        self._fence, self._collectors = prefix + "fence", prefix + "collectors"
+        self._samples, self._books = prefix + "samples", prefix + "books"
+        self._jobs, self._jobs_version = prefix + "jobs", prefix + "jobs_version"
+        self._memory = prefix + "memory"
+        self._claim = self._script("claim")
+        self._commit = self._script("commit")
+        self._accept = self._script("accept")
+        self._readings_of = self._script("readings")
+        self._lift_fence = self._script("lift_fence")
+        # A device's record rarely changes between two claims: the same bytes are the same object.
+        self._decoded = functools.lru_cache(CACHED_DEVICES)(decode_device)
+        self._decoded_jobs = functools.lru_cache(CACHED_DEVICES)(decode_jobs)
+        self._decoded_memory = functools.lru_cache(CACHED_DEVICES)(decode_memory)
+
+    def _script(self, name: str) -> Callable[..., Any]:
+        source = (
+            resources.files("espnet").joinpath("lua", name + ".lua").read_text(encoding="utf-8")
+        )
+        return cast(Callable[..., Any], self._redis.register_script(source))
+
+    def _unavailable(self, error: RedisError) -> StoreUnavailable:
+        from espnet.server import redacted
+
+        what = "refused a command" if isinstance(error, ResponseError) else "does not answer"
+        return StoreUnavailable(
+            f"Redis at {redacted(self.url)} {what}: {error}; "
+            "`espcli redis` shows which server is used, REDIS_URL names another."
+        )
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._redis.close()
+
+    @translated
+    def ping(self) -> None:
+        """Raises `StoreUnavailable` unless Redis answers."""
+        self._redis.ping()
+
+    @translated
+    def server_info(self) -> dict[str, Any]:
+        """Redis's own account of itself (``INFO``)."""
+        return cast(dict[str, Any], self._redis.info())
