@@ -14,10 +14,6 @@ import pytest
 
 from .world import ESPCLI, MARK, PATIENCE_S, marked_processes, wait_for
 
-FLEET_STOPS_EARLY = pytest.mark.xfail(
-    reason="`Fleet.stop` does not wait for a start that was interrupted, so its end is cut short"
-)
-
 
 class Demo:
     """A demo under way, with a temporary folder and a mark of its own."""
@@ -186,7 +182,6 @@ def _stopped_while_it_starts(start: Callable[..., Demo], number: signal.Signals)
     return demo
 
 
-@FLEET_STOPS_EARLY
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_stopped_while_it_starts_leaves_no_process(
     start: Callable[..., Demo], number: signal.Signals
@@ -197,7 +192,6 @@ def test_a_demo_that_is_stopped_while_it_starts_leaves_no_process(
     assert "Traceback" not in demo.output
 
 
-@FLEET_STOPS_EARLY
 def test_a_demo_that_is_stopped_while_it_starts_leaves_no_file(start: Callable[..., Demo]) -> None:
     """A signal between the first board and the first poll leaves no temporary folder."""
     for _ in range(3):
