@@ -6,10 +6,9 @@ from typing import Any
 import msgspec
 
 from espnet.cli import parse
-from espnet.cli.act import as_typed, verb
+from espnet.cli.act import Words, as_typed, verb
 from espnet.cli.describe import describe
 from espnet.cli.device import DeviceWords
-from espnet.cli.jobs import FleetJobWords
 from espnet.cli.render import Exit, Lines, Records, Shown, Told
 from espnet.cli.session import Session
 from espnet.errors import SinkError, UsageError
@@ -21,7 +20,7 @@ NO_DEVICES = (
 )
 
 
-class Commands(FleetJobWords):
+class Commands(Words):
     """EspNet: a manager of ESP32 boards that run MicroPython."""
 
     def __init__(self) -> None:
@@ -123,6 +122,41 @@ class Commands(FleetJobWords):
     def device(self, name: str) -> DeviceWords:
         """Shows one device, or does something with it (see its own --help)."""
         return DeviceWords(self._session, name)
+
+    # --- jobs ---------------------------------------------------------------------------------------
+
+    @verb
+    def why(self, name: str, pin: str) -> Shown:
+        """Explains a pin: what it is, what it should be, and who says so.
+
+        Example: espcli why porch 4
+        """
+        from espnet.cli.explain import explained
+
+        view = self._session.store.view(name)
+        data, text = explained(self._session, view, parse.pin(pin))
+        return Shown(data, text)
+
+    @verb
+    def plan(self, name: str, *, days: str = "7", readings: str = "") -> Records:
+        """Shows what a device's jobs will do in the days to come.
+
+        Inputs stay as they are now, unless --readings gives what they were or will be. Nothing is
+        written.
+
+        --days 7          how far ahead: 1 to 366
+        --readings FILE   recorded inputs, one JSON object a line:
+                          {"at": UNIX_SECONDS, "inputs": {"porch.dht22.air.temp": 19.5}}
+
+        Example: espcli plan porch --days 2
+        """
+        from espnet.cli.explain import planned
+
+        view = self._session.store.view(name)
+        far = parse.count(days, "--days", 1, 366)
+        rows = planned(self._session, view, far, readings)
+        hint = "" if rows else f"{name} has no jobs, so nothing is planned."
+        return Records(rows, ("at", "pin", "state", "job", "why"), hint)
 
     # --- the fleet at work ----------------------------------------------------------------------
 

@@ -423,45 +423,6 @@ class JobWords(Words):
         return f"No collector is running: `espcli run`, or `espcli device {self._name} update`."
 
 
-class FleetJobWords(Words):
-    """The words about jobs on the first level."""
-
-    _session: Session
-
-    @verb
-    def why(self, name: str, pin: str) -> Shown:
-        """Explains a pin: what it is, what it should be, and who says so.
-
-        Example: espcli why porch 4
-        """
-        from espnet.cli.explain import explained
-
-        view = self._session.store.view(name)
-        data, text = explained(self._session, view, parse.pin(pin))
-        return Shown(data, text)
-
-    @verb
-    def plan(self, name: str, *, days: str = "7", readings: str = "") -> Records:
-        """Shows what a device's jobs will do in the days to come.
-
-        Inputs stay as they are now, unless --readings gives what they were or will be. Nothing is
-        written.
-
-        --days 7          how far ahead: 1 to 366
-        --readings FILE   recorded inputs, one JSON object a line:
-                          {"at": UNIX_SECONDS, "inputs": {"porch.dht22.air.temp": 19.5}}
-
-        Example: espcli plan porch --days 2
-        """
-        from espnet.cli.explain import planned
-
-        view = self._session.store.view(name)
-        far = parse.count(days, "--days", 1, 366)
-        rows = planned(self._session, view, far, readings)
-        hint = "" if rows else f"{name} has no jobs, so nothing is planned."
-        return Records(rows, ("at", "pin", "state", "job", "why"), hint)
-
-
 def _called(job: Job, name: str) -> bool:
     return not isinstance(job, Override) and job.name == name
 
