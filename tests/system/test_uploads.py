@@ -14,6 +14,7 @@ from .world import KEY, World, to_intake, wait_for
 def porch(world: World, boards: list[Board]) -> Board:
     """A registered board with a DHT22 that shows 21.5 °C and 40 %, 45 °C inside, pin 2 high."""
     board = boards[0]
+    board.reset()  # other tests made outputs of its pins, and those heed nothing from outside
     board.set(board_c=45.0, dht={4: (21.5, 40)}, pins={"2": 1, "5": 0})
     world.espcli("register", board.address, "porch", "--tags", "room:outside,floor:0")
     world.espcli("device", "porch", "add_dht22", "air", "4")
