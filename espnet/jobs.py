@@ -226,7 +226,8 @@ def _staleness(job: Threshold, given: Input | None, now: float) -> tuple[str, fl
 
 def _compare(job: Threshold, given: Input, last: JobMemory) -> tuple[bool, str]:
     """What a believable input makes a threshold want, and the clause that says so."""
-    value, low, high = _figures(job, given)
+    assert given.value is not None
+    value, (low, high) = value_of(job, given.value, given.unit), edges(job)
     figure = f"{value:.6g}" + {"c": " °C", "f": " °F", None: ""}[job.unit or given.unit]
     cold, hot = value <= low, value >= high
     if cold == hot:
@@ -243,18 +244,20 @@ def side(job: Threshold, given: Input) -> int:
     """Which side of its target an input is on: -1 below, 1 above, 0 in between, 2 for no number."""
     if given.value is None or not math.isfinite(given.value):
         return 2
-    value, low, high = _figures(job, given)
+    value, (low, high) = value_of(job, given.value, given.unit), edges(job)
     return (value >= high) - (value <= low)
 
 
-def _figures(job: Threshold, given: Input) -> tuple[float, float, float]:
-    """The input in the job's unit, and the edges of its band."""
-    assert given.value is not None
-    value, unit = given.value, given.unit
+def value_of(job: Threshold, value: float, unit: str | None) -> float:
+    """An input's value in the job's unit, so that 0.3 - 0.1 is 0.2, and 67.1 °F are 19.5 °C."""
     if job.unit and unit and job.unit != unit:
         value = value * 9 / 5 + 32 if job.unit == "f" else (value - 32) * 5 / 9
-    # So that 0.3 - 0.1 is 0.2, and 67.1 °F are 19.5 °C.
-    return round(value, 9), round(job.target - job.band, 9), round(job.target + job.band, 9)
+    return round(value, 9)
+
+
+def edges(job: Threshold) -> tuple[float, float]:
+    """Where the band begins and ends."""
+    return round(job.target - job.band, 9), round(job.target + job.band, 9)
 
 
 def _seconds(seconds: float) -> str:

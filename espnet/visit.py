@@ -46,12 +46,20 @@ log = structlog.get_logger()
 LiftFence = Callable[[Grant, int], Awaitable[Grant | None]]
 
 
+_NOTHING = Input()
+
+
 class Settled(NamedTuple):
-    """Decisions that needed no write, and what they rested on: while that stands, so do they."""
+    """Decisions that needed no write, and what they rested on: while that stands, so do they.
+
+    ``sides`` are the thresholds with the edges of their bands and the side that their input was on: of
+    a value that is not stale, deciding makes nothing more.
+    """
 
     jobs: Sequence[Job]
     memory: Memory
-    sides: list[int]
+    levels: list[tuple[int, int]]
+    sides: list[tuple[Threshold, float, float, int]]
     since: float
     until: float
     decisions: Mapping[int, Decision]
@@ -88,31 +96,51 @@ class Target:
         Inputs of other devices grow old without this board's doing: with them, nothing is noted.
         """
         self._settled = None
-        if all(i.at == sight.at for i in given.values()):
+        thresholds = [job for job in claim.jobs if isinstance(job, Threshold)]
+        looked = [given.get(job.input, _NOTHING) for job in thresholds]
+        if all(i.at == sight.at and i.value is not None for i in looked):
             observed = Observed(sight.status.gpio, claim.memory)
             # Values that come with every answer do not grow old between two of them.
             decisions = jobs.decide(claim.jobs, given, observed, sight.at, aged_to=sight.at)
-            until = min((d.until for d in decisions.values() if d.until), default=math.inf)
-            sides = _sides(claim.jobs, given)
-            self._settled = Settled(claim.jobs, claim.memory, sides, sight.at, until, decisions)
+            self._settled = Settled(
+                claim.jobs,
+                claim.memory,
+                [(pin, decision.level) for pin, decision in decisions.items()],
+                [
+                    (job, *jobs.edges(job), jobs.side(job, i))
+                    for job, i in zip(thresholds, looked, strict=True)
+                ],
+                sight.at,
+                min((d.until for d in decisions.values() if d.until), default=math.inf),
+                decisions,
+            )
 
     def is_settled(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> bool:
         """Whether deciding anew would say and write what it did last time: nothing."""
-        settled, status = self._settled, sight.status
-        return (
-            settled is not None
+        settled, status, at = self._settled, sight.status, sight.at
+        if (
+            settled is None
             # The store hands out the same objects for the same bytes.
-            and settled.jobs is claim.jobs
-            and settled.memory is claim.memory
-            and settled.since <= sight.at < settled.until  # a clock may be set back
-            and (status.fence or 0) <= claim.grant.fence
-            and all(status.gpio.get(pin) == d.level for pin, d in settled.decisions.items())
-            and all(i.at == sight.at for i in given.values())
-            and settled.sides == _sides(claim.jobs, given)
-            and not (
-                any(d.level for d in settled.decisions.values())  # an ON may want its lease
-                and trip.orders(settled.decisions, claim.jobs, self.device, status, self.interval_s)
-            )
+            or settled.jobs is not claim.jobs
+            or settled.memory is not claim.memory
+            or not settled.since <= at < settled.until  # a clock may be set back
+            or (status.fence or 0) > claim.grant.fence
+        ):
+            return False
+        has_on = False
+        for pin, level in settled.levels:
+            if status.gpio.get(pin) != level:
+                return False
+            has_on = has_on or level == 1
+        for job, low, high, side in settled.sides:
+            looked = given.get(job.input, _NOTHING)
+            if looked.at != at or looked.value is None or not math.isfinite(looked.value):
+                return False
+            value = jobs.value_of(job, looked.value, looked.unit)
+            if (value >= high) - (value <= low) != side:
+                return False
+        return not has_on or not trip.orders(  # an ON may want its lease
+            settled.decisions, claim.jobs, self.device, status, self.interval_s
         )
 
     async def read(self, claim: Claim, clock: Clock, timeout_s: float) -> Sight:
@@ -234,15 +262,6 @@ def gather(
             elif job.input in others:
                 found[job.input] = others[job.input]
     return found
-
-
-def _sides(found: Sequence[Job], given: Mapping[str, Input]) -> list[int]:
-    """The side of its target that each threshold's input is on; all that deciding makes of a value
-    that is not stale."""
-    nothing = Input()
-    return [
-        jobs.side(job, given.get(job.input, nothing)) for job in found if isinstance(job, Threshold)
-    ]
 
 
 def _tell(
