@@ -309,3 +309,53 @@ def test_a_clock_that_was_set_back_is_decided_anew(wire: Wire) -> None:
         assert not house.target.is_settled(claim, sight, {})
 
     visiting(wire, law)
+
+
+HEATER = Threshold(
+    name="heater",
+    pin=4,
+    start="00:00",
+    hours=24,
+    zone="UTC",
+    input="x.f",
+    target=70,
+    band=1,
+    stale="off",
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "late_s", "stands"),
+    [
+        (80.0, 0.0, True),
+        (71.0, 0.0, True),  # the edge of the band is on the same side
+        (70.5, 0.0, False),
+        (60.0, 0.0, False),
+        (float("nan"), 0.0, False),
+        (float("inf"), 0.0, False),
+        (None, 0.0, False),
+        (80.0, 1.0, False),  # a value that does not come from this very visit
+    ],
+)
+def test_what_is_settled_is_decided_anew_when_its_input_changes_sides(
+    wire: Wire, value: float | None, late_s: float, stands: bool
+) -> None:
+    """A settled decision stands for values on the same side that were read just now, and no others."""
+
+    async def law(house: House) -> None:
+        memory = house.memory
+        for _ in range(3):
+            claim = Claim(house.device, None, NOW, Grant("b1", "me:1", 99), (HEATER,), memory)
+            sight = await house.target.read(claim, house.clock, TIMEOUT_S)
+            given = {"x.f": Input(90.0, sight.at, 10.0, "f")}
+            new, _ = await act(
+                house.target, claim, sight, given, house.lift_fence, house.clock, TIMEOUT_S
+            )
+            memory = new or memory
+        assert new is None
+        assert house.target.is_settled(claim, sight, given)
+        given = {"x.f": Input(value, sight.at - late_s, 10.0, "f")}
+        assert house.target.is_settled(claim, sight, given) is stands
+        assert not house.target.is_settled(claim, sight, {})
+
+    visiting(wire, law)
