@@ -15,10 +15,18 @@ from pathlib import Path
 import msgspec
 
 from espnet.errors import UsageError
-from espnet.model import DEFAULT_INTERVAL_S, INTERVAL_RANGE_S
-from espnet.store import DEFAULT_MAX_SAMPLES
+from espnet.model import (
+    DEFAULT_INTERVAL_S,
+    INTERVAL_RANGE_S,
+    problem_with_address,
+    split_address,
+)
+from espnet.store import DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
 
 LOG_FORMATS = ("text", "json")
+#: The sinks that come with EspNet.
+SINKS = ("datadog", "dogstatsd", "prometheus", "file", "console")
+_OWN_SINK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
 
 _NUMBER = re.compile(r"([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})(e[+-]?[0-9]{1,2})?")
 
@@ -27,7 +35,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person may set. Times are seconds.
 
     ``interval_s`` is the poll interval of devices without their own, ``timeout_s`` the patience with
-    one request to a board, ``upload_interval_s`` the pause between two uploads. ``zone`` (IANA name,
+    one request to a board, ``upload_interval_s`` the pause between two uploads. ``sinks`` None means
+    that nobody chose any. ``max_samples`` and ``max_bytes`` bound the stream, ``history_bytes`` the
+    history (0: none), ``max_metrics`` what a sink may be billed for (None: anything). ``zone`` (IANA name,
     "" for this machine's), ``lat`` and ``lon`` (degrees north and east) are those of jobs that say
     nothing else.
     """
@@ -38,7 +48,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     interval_s: float = DEFAULT_INTERVAL_S
     timeout_s: float = 2.0
     upload_interval_s: float = 15.0
+    sinks: tuple[str, ...] | None = None
     max_samples: int = DEFAULT_MAX_SAMPLES
+    max_bytes: int = DEFAULT_MAX_BYTES
+    history_bytes: int = 256_000_000
+    max_metrics: int | None = None
+    prometheus: str = ""
+    dogstatsd: str = "127.0.0.1:8125"
+    file: Path
+    file_bytes: int = 100_000_000
     datadog_api_key: str = ""
     datadog_app_key: str = ""
     datadog_host: str = "https://api.datadoghq.com"
@@ -59,6 +77,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
 
         data_dir = str(platformdirs.user_data_path("espnet"))
     config = Config(
+        file=Path(environ.get("ESPNET_FILE") or Path(data_dir, "samples.jsonl")),
         redis_url=environ.get("REDIS_URL") or None,
         prefix=environ.get("ESPNET_PREFIX", "espnet:"),
         data_dir=Path(data_dir),
@@ -76,7 +95,14 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
                 "ESPNET_UPLOAD_INTERVAL",
                 environ.get("ESPNET_UPLOAD_INTERVAL"),
             ),
+            "sinks": ("ESPNET_SINKS", environ.get("ESPNET_SINKS")),
             "max_samples": ("ESPNET_MAX_SAMPLES", environ.get("ESPNET_MAX_SAMPLES")),
+            "max_bytes": ("ESPNET_QUEUE_MB", environ.get("ESPNET_QUEUE_MB")),
+            "history_bytes": ("ESPNET_HISTORY_MB", environ.get("ESPNET_HISTORY_MB")),
+            "max_metrics": ("ESPNET_MAX_METRICS", environ.get("ESPNET_MAX_METRICS")),
+            "prometheus": ("ESPNET_PROMETHEUS", environ.get("ESPNET_PROMETHEUS")),
+            "dogstatsd": ("ESPNET_DOGSTATSD", environ.get("ESPNET_DOGSTATSD")),
+            "file_bytes": ("ESPNET_FILE_MB", environ.get("ESPNET_FILE_MB")),
             "log_format": ("ESPNET_LOG_FORMAT", environ.get("ESPNET_LOG_FORMAT")),
             "zone": ("ESPNET_ZONE", environ.get("ESPNET_ZONE")),
             "lat": ("ESPNET_LAT", environ.get("ESPNET_LAT")),
@@ -136,11 +162,50 @@ def seconds(name: str, text: str, least: float, most: float) -> float:
     return value
 
 
-def _max_samples(name: str, text: str) -> int:
+def _whole(name: str, text: str, least: int, most: int) -> int:
     value = number(text)
-    if not (text.isdigit() and 1000 <= value <= 10**9):
-        raise UsageError(f"{name} must be a whole number from 1000 to 1000000000, not {text!r}.")
+    if not (text.isdigit() and least <= value <= most):
+        raise UsageError(f"{name} must be a whole number from {least} to {most}, not {text!r}.")
     return int(value)
+
+
+def _megabytes(name: str, text: str, least: int) -> int:
+    return _whole(name, text, least, 1_000_000) * 1_000_000
+
+
+def _sinks(name: str, text: str) -> tuple[str, ...]:
+    """The sinks that were chosen, each once; none at all is a choice, too."""
+    chosen = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if chosen == ("none",):
+        return ()
+    for word in chosen:
+        if word not in SINKS and not _OWN_SINK.fullmatch(word):
+            raise UsageError(
+                f"{name}: there is no sink {word!r}; choose among {', '.join(SINKS)}, "
+                "write none, or MODULE:CLASS for one of your own."
+            )
+    if not chosen:
+        raise UsageError(f"{name} names no sink; write none for none.")
+    return chosen
+
+
+def _address(name: str, text: str) -> str:
+    host, port = split_address(text)
+    problem = problem_with_address(text)
+    if problem or ":" not in text or not host or not port:
+        raise UsageError(
+            f"{name} must be an address such as 127.0.0.1:9469, not {text!r}"
+            + (f": it {problem}." if problem else ".")
+        )
+    return text
+
+
+def _dogstatsd(name: str, text: str) -> str:
+    if text.startswith("unix://"):
+        if len(text) > len("unix://") and text.isprintable():
+            return text
+        raise UsageError(f"{name} names no socket: write unix:///var/run/datadog/dsd.socket.")
+    return _address(name, text)
 
 
 def _log_format(name: str, text: str) -> str:
@@ -170,7 +235,14 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "interval_s": lambda name, text: seconds(name, text, *INTERVAL_RANGE_S),
     "timeout_s": lambda name, text: seconds(name, text, 0.05, 60.0),
     "upload_interval_s": lambda name, text: seconds(name, text, 0.1, 3600.0),
-    "max_samples": _max_samples,
+    "sinks": _sinks,
+    "max_samples": lambda name, text: _whole(name, text, 1000, 10**9),
+    "max_bytes": lambda name, text: _megabytes(name, text, 1),
+    "history_bytes": lambda name, text: _megabytes(name, text, 0),
+    "max_metrics": lambda name, text: _whole(name, text, 1, 10**9),
+    "prometheus": _address,
+    "dogstatsd": _dogstatsd,
+    "file_bytes": lambda name, text: _megabytes(name, text, 1),
     "log_format": _log_format,
     "zone": _zone,
     "lat": lambda name, text: _degrees(name, text, 90),

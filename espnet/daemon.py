@@ -1,9 +1,10 @@
 """`espcli run`: builds the graph, runs the loops, stops in order.
 
-Invariants: the collector's heartbeat never waits for a board, a sink or Redis; the uploader has a
-thread and a Redis connection of its own. A stop claims nothing more, lets trips under way end within
-their time-outs, which releases their locks, hands unfinished uploads back, and ends with exit code 0.
-A bug in either loop ends the process with a traceback: a supervisor sees it, nobody works on half.
+Invariants: the collector's heartbeat never waits for a board, a sink or Redis; each sink's uploader has
+a thread and a Redis connection of its own, so that no sink waits for another. A stop claims nothing
+more, lets trips under way end within their time-outs, which releases their locks, hands unfinished
+uploads back, and ends with exit code 0. A bug in any loop ends the process with a traceback: a
+supervisor sees it, nobody works on half.
 
 Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started``, and those of
 `collector` and `uploader`.
@@ -20,16 +21,13 @@ from collections.abc import Callable
 
 import structlog
 
+from espnet import outlets
 from espnet.clock import Clock, SystemClock
 from espnet.collector import MAX_IN_FLIGHT, Collector, Outage
 from espnet.config import Config
 from espnet.errors import StoreUnavailable
-from espnet.sinks import Sink
 from espnet.store import Store
 from espnet.uploader import Uploader
-
-#: The Datadog sink's consumer group, the name of 2021's only sink.
-DATADOG = "datadog"
 
 log = structlog.get_logger()
 
@@ -66,17 +64,8 @@ class _Stderr:
     debug = info = warning = error = critical = msg
 
 
-def datadog_sink(config: Config) -> Sink | None:
-    """The Datadog sink, or None without a key."""
-    if not config.datadog_api_key:
-        return None
-    from espnet.sinks.datadog import Datadog
-
-    return Datadog(config.datadog_api_key, config.datadog_app_key, config.datadog_host)
-
-
 class Daemon:
-    """The collector and the uploader of one process. ``heartbeat_hz`` is claims per second.
+    """The collector and the uploaders of one process. ``heartbeat_hz`` is claims per second.
 
     ``revive`` is called, in a thread, while Redis is away: it may start it again (the embedded server
     is ours to start) and raises `StoreUnavailable` when it cannot.
@@ -97,13 +86,26 @@ class Daemon:
         self._clock = clock or SystemClock()
         self._outage = Outage()
         self._stop_uploads = threading.Event()
-        self._store, self._upload_store = (
-            Store(redis_url, prefix=config.prefix, max_samples=config.max_samples) for _ in range(2)
+        self._redis_url = redis_url
+        self._stores: list[Store] = []
+        self._store = self._new_store()
+        self._uploaders = [
+            Uploader(self._new_store(), sink, holder, self._clock, stop=self._stop_uploads.is_set)
+            for sink in outlets.build(config)
+        ]
+
+    def _new_store(self) -> Store:
+        """A Redis connection for one thread."""
+        config = self._config
+        self._stores.append(
+            Store(
+                self._redis_url,
+                prefix=config.prefix,
+                max_samples=config.max_samples,
+                max_bytes=config.max_bytes,
+            )
         )
-        self._sink = datadog_sink(config)
-        self._uploader = Uploader(
-            self._upload_store, DATADOG, self._sink, holder, stop=self._stop_uploads.is_set
-        )
+        return self._stores[-1]
 
     def run(self) -> None:
         """Runs until SIGTERM or SIGINT."""
@@ -132,24 +134,28 @@ class Daemon:
             interval_s=self._config.interval_s,
             timeout_s=self._config.timeout_s,
         )
-        if self._sink is None:
+        if self._config.sinks is None and not self._uploaders:
             log.warning(
                 "uploads.off",
-                reason="DATADOG_API_KEY is not set",
+                reason="no sink was chosen, and DATADOG_API_KEY is not set",
                 effect=f"samples wait in Redis, the newest {self._config.max_samples:,} of them",
             )
-        uploads = asyncio.create_task(asyncio.to_thread(self._upload_until_stopped))
-        uploads.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
+        uploads = [
+            asyncio.create_task(asyncio.to_thread(self._upload_until_stopped, uploader))
+            for uploader in self._uploaders
+        ]
+        for task in uploads:
+            task.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
         try:
             async with asyncio.TaskGroup() as ticks:
                 await self._beat(collector, ticks, stop)
                 collector.stop()
         finally:
             self._stop_uploads.set()
-            await uploads
+            await asyncio.gather(*uploads)
             await collector.close()
-            self._store.close()
-            self._upload_store.close()
+            for store in self._stores:
+                store.close()
         log.info("collector.stopped", holder=self._holder)
 
     async def _beat(
@@ -181,15 +187,18 @@ class Daemon:
         finally:
             self._reviving = False
 
-    def _upload_until_stopped(self) -> None:
+    def _upload_until_stopped(self, uploader: Uploader) -> None:
         while not self._stop_uploads.is_set():
+            wait_s = self._config.upload_interval_s
             try:
-                self._uploader.drain(self._clock.now())
+                drained = uploader.drain(self._clock.now())
             except StoreUnavailable as error:
                 self._outage.began(error)
-            self._stop_uploads.wait(self._config.upload_interval_s)
+            else:
+                wait_s = uploader.wait_s or wait_s if drained.is_done else 0.0
+            self._stop_uploads.wait(wait_s)
         try:
-            self._uploader.close()
+            uploader.close()
         except StoreUnavailable as error:
             self._outage.began(error)
 

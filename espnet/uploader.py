@@ -1,25 +1,59 @@
-"""From the sample stream to a sink: read, send, acknowledge.
+"""From the sample stream to one sink: take, send, settle. What a sink's answer means is decided here.
 
-Invariants: an entry is acknowledged only after the sink accepted every sample of it, and stays on the
-stream in every other case, also when this process dies between any two lines. Any number of uploaders
-may share a sink: each entry is one uploader's at a time. A sample is sent twice only where a process
-or a connection died after the sink had accepted it and before that was known here.
+==============  ==================================================================================
+verdict         what becomes of the samples
+==============  ==================================================================================
+``OK``          accepted
+``BAD``         halved until the guilty one is alone: a dead letter; all others are delivered
+``TOO_LARGE``   halved; a sample that is too large alone is a dead letter
+``DENIED``      kept; the sink is paused and asked again every minute, with one entry
+``BUSY``        kept; asked again after 2 to 64 s, or when the sink says, with one entry
+==============  ==================================================================================
+
+Samples that are too old for the sink are expired and never sent; from the future they are dead letters.
+
+Invariants: an entry is settled only when each of its samples has its fate, and stays on the stream in
+every other case, also when this process dies between any two lines. Any number of uploaders may
+share a sink: an entry is one uploader's at a time, and no round lasts longer than that. A sample is
+sent twice only where a process or a connection died after the sink may have had it; those are counted.
+
+Events: ``upload.failed`` ``upload.paused`` ``upload.ok_again`` ``upload.dead_letters`` ``upload.unreadable``.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import structlog
 
-from espnet.model import Sample
-from espnet.sinks import Outcome, Sink
-from espnet.store import Entry, Store
+from espnet.clock import Clock
+from espnet.model import DeadLetter, Sample, SinkState
+from espnet.sinks import Outcome, Sink, Verdict
+from espnet.store import Entry, Fate, Letter, Store
 
-#: Entries (polls) of one round: about 1,000 samples, a request or two.
+#: Entries (polls) of one round: some thousand samples, a request or two.
 ENTRIES = 256
-#: An entry that another consumer has had for so long without a word is abandoned, in seconds. Longer
-#: than a round can take: a request and its acknowledgement, each with its time-outs.
-ABANDONED_S = 60.0
+#: A round ends after so many seconds; one more request (`sinks.SEND_S`) and its settling fit into the time
+#: for which an entry is its taker's (`store.HELD_S`).
+ROUND_S = 30.0
+#: When the oldest sample waits longer, the newest go first, in seconds.
+BACKLOG_S = 120.0
+#: A paused sink is asked again after this time, in seconds.
+PAUSE_S = 60.0
+#: The first and the longest wait for a sink that is busy, in seconds, and how much of it is up to luck.
+BACKOFF_S, MAX_BACKOFF_S, JITTER = 2.0, 64.0, 0.25
+#: So many refused samples in a row, with none accepted between them, are not the samples' fault.
+SUSPICIOUS = 16
+#: At least so often a sink's state is written down, in seconds.
+NOTE_EVERY_S = 15.0
+
+_OPEN, _ACCEPTED, _DEAD = 0, 1, 2
+_ALL = 1 << 30
+_ALL_WELL = Outcome(0)
+
+#: What became of each sample of an entry so far, and what was said of those that are dead.
+_Known = tuple[bytes, dict[int, str]]
 
 _log = structlog.get_logger()
 
@@ -27,116 +61,371 @@ _log = structlog.get_logger()
 class Drained(NamedTuple):
     """What one `Uploader.drain` did, in samples.
 
-    ``sent == accepted + kept``. ``reason`` is the sink's own, and empty when it accepted everything.
+    ``stopped`` is the answer that ended it, OK where none did. ``is_done`` is False where the time was
+    over first: there is more that can be sent now.
     """
 
-    sent: int = 0
     accepted: int = 0
-    kept: int = 0
-    reason: str = ""
+    expired: int = 0
+    dead: int = 0
+    stopped: Outcome = _ALL_WELL
+    is_done: bool = True
+
+    def plus(self, later: "Drained") -> "Drained":
+        """Both together; how it ended is the later one's to say."""
+        return later._replace(
+            accepted=self.accepted + later.accepted,
+            expired=self.expired + later.expired,
+            dead=self.dead + later.dead,
+        )
 
 
 class Uploader:
     """Empties the stream into one sink.
 
-    ``sink_name`` names the sink's consumer group, ``consumer`` this process in it: the same name after
-    a restart finds what the last run had not delivered. Without a ``sink`` nothing is read, and
-    samples wait up to the stream's bound. ``stop`` is asked between rounds.
+    ``consumer`` names this process in the sink's group. ``luck`` (0 ≤ luck < 1) spreads what comes
+    back together. ``stop`` is asked between requests. ``keep`` is that of `Store.settle`.
     """
 
     def __init__(
         self,
         store: Store,
-        sink_name: str,
-        sink: Sink | None,
+        sink: Sink,
         consumer: str,
+        clock: Clock,
         *,
         entries: int = ENTRIES,
+        luck: Callable[[], float] = random.random,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._store, self._sink_name, self._sink = store, sink_name, sink
-        self._consumer, self._entries, self._stop = consumer, entries, stop
-        # Of entries that are not acknowledged yet: how many samples the sink already has.
-        self._delivered: dict[bytes, int] = {}
-        self._failing_since = 0.0
-        self._reason = ""
+        self._store, self._sink, self._consumer, self._clock = store, sink, consumer, clock
+        self._entries, self._luck, self._stop = entries, luck, stop
+        # What became of entries that Redis was not yet told: their fates, and what was said of the dead.
+        self._known: dict[bytes, tuple[bytes, dict[int, str]]] = {}
+        # Most samples of one request: less than all after a refusal, until something is accepted.
+        self._most = _ALL
+        self._refused_in_a_row = 0
+        self._failures = 0
+        self._retry_at = -float("inf")  # on the monotonic clock
+        self._state: SinkState | None = None
+        self._skew_s: float | None = None
+
+    @property
+    def wait_s(self) -> float:
+        """For how many seconds more `drain` will leave the sink alone."""
+        return max(0.0, self._retry_at - self._clock.monotonic())
 
     def drain(self, now: float) -> Drained:
-        """Sends what is queued until nothing is left, the sink refuses or it is time to stop.
+        """Delivers what waits, as far as the sink takes it; does nothing while the sink is left alone.
 
-        Raises `StoreUnavailable`; the next call goes on where that left off.
+        Raises `StoreUnavailable`; nothing is lost then, and nothing is sent again.
         """
-        if self._sink is None or self._stop():
+        if self.wait_s:
             return Drained()
-        sent = accepted = 0
-        reason = ""
-        for page in self._pages():
-            handed, outcome = self._deliver(self._sink, page)
-            sent, accepted, reason = sent + handed, accepted + outcome.accepted, outcome.reason
-            if reason or self._stop():
+        # Each time, because Redis may have come back empty.
+        self._store.join(self._sink.name, now)
+        drained = Drained()
+        for entries in self._pages(now):
+            drained = drained.plus(self._deliver(entries, now))
+            if drained.stopped.verdict is not Verdict.OK or not drained.is_done or self._stop():
                 break
-        drained = Drained(sent, accepted, sent - accepted, reason)
-        self._tell(now, drained)
+        self._judge(now, drained)
         return drained
+
+    def retry(self, letters: Sequence[Letter], now: float) -> Drained:
+        """Sends dead letters of this sink once more; those that it takes now, or that are too old, end."""
+        window_s = self._sink.window_s
+        old = [
+            letter.id
+            for letter in letters
+            if window_s is not None and now - letter.letter.sample.at > window_s
+        ]
+        rest = [letter for letter in letters if letter.id not in set(old)]
+        page = _Page(letter.letter.sample for letter in rest)
+        stopped = self._send(page)
+        taken = [letter.id for i, letter in enumerate(rest) if page.fates[i] == _ACCEPTED]
+        ended = self._store.bury("accepted", taken)
+        if ended < len(taken):  # somebody else sent them at the same time
+            self._store.count_repeated(self._sink.name, len(taken) - ended)
+        expired = self._store.bury("expired", old)
+        return Drained(ended, expired, len(page.letters), stopped or _ALL_WELL, stopped is not None)
 
     def close(self) -> None:
         """At an orderly stop: what is unfinished may be taken over by another uploader at once."""
-        if self._sink is not None:
-            self._store.hand_back(self._sink_name, self._consumer)
+        if self._state is not None:  # else nothing was ever taken
+            self._store.leave(self._sink.name, self._consumer)
 
-    def _pages(self) -> Iterator[list[Entry]]:
-        """What this consumer was given and did not finish, then what others abandoned, then news."""
-        store, here, count = self._store, (self._sink_name, self._consumer), self._entries
-        # Each time, because Redis may have come back empty.
-        store.create_group(self._sink_name)
-        after = b"0"
-        while page := store.read_pending(*here, count, after):
-            yield page
-            after = page[-1].id
-        # What is left in here is no longer this consumer's: dropped by the bound, or taken over.
-        self._delivered.clear()
-        while page := store.take_over(*here, ABANDONED_S, count):
-            yield page
+    # --- what to send -----------------------------------------------------------------------------
+
+    def _pages(self, now: float) -> Iterator[list[Entry]]:
+        """Entries to deliver, a page at a time, in the order in which they matter."""
+        oldest = self._store.oldest_waiting(self._sink.name)
+        if oldest is None or oldest.batch is None or now - oldest.batch.at <= BACKLOG_S:
+            yield from self._left()
+            yield from self._waiting(newest_first=False)
+            return
+        if self._failures:
+            # One entry is enough to ask whether the sink is back.
+            yield self._probe(now)
+        yield from self._waiting(newest_first=True)
+        yield from self._left()
+
+    def _probe(self, now: float) -> list[Entry]:
+        """One entry: the newest that is held here and not too old, else the newest of all.
+
+        Every entry taken out of the middle of what waits leaves one range more in Redis.
+        """
+        held = self._store.read_pending(self._sink.name, self._consumer, self._entries)
+        window_s = self._sink.window_s
+        for entry in reversed(held):
+            if entry.batch and (window_s is None or now - entry.batch.at <= window_s):
+                return [entry]
+        return self._take(1, newest_first=True)
+
+    def _take(self, count: int, *, newest_first: bool) -> list[Entry]:
+        return self._store.take(self._sink.name, self._consumer, count, newest_first=newest_first)
+
+    def _waiting(self, *, newest_first: bool) -> Iterator[list[Entry]]:
         # While boards are polled there is always something new; a short page is the end for now.
-        while page := store.read_new(*here, count):
+        while page := self._take(self._entries, newest_first=newest_first):
             yield page
-            if len(page) < count:
+            if len(page) < self._entries:
                 return
 
-    def _deliver(self, sink: Sink, page: list[Entry]) -> tuple[int, Outcome]:
-        """Sends what the sink does not have yet; acknowledges the entries that it has entirely."""
-        samples: list[Sample] = []
-        spans = []
-        for entry in page:
-            start = len(samples)
-            samples += entry.batch.samples()[self._delivered.get(entry.id, 0) :]
-            spans.append((entry, start, len(samples)))
-        outcome = sink.send(samples)
-        done = []
-        for entry, start, end in spans:
-            news = min(max(outcome.accepted - start, 0), end - start)
-            self._delivered[entry.id] = self._delivered.get(entry.id, 0) + news
-            if self._delivered[entry.id] == len(entry.batch.points):
-                done.append(entry)
-        self._store.accept(self._sink_name, done)
-        for entry in done:
-            del self._delivered[entry.id]
-        return len(samples), outcome
+    def _left(self) -> Iterator[list[Entry]]:
+        """What this consumer took and did not finish, then what others abandoned."""
+        store, here, count = self._store, (self._sink.name, self._consumer), self._entries
+        after, mine = b"0", set[bytes]()
+        while page := store.read_pending(*here, count, after):
+            mine.update(entry.id for entry in page)
+            yield page
+            after = page[-1].id
+        # All others were settled after all (the answer was lost), dropped by the bound, or taken over.
+        self._known = {key: known for key, known in self._known.items() if key in mine}
+        while page := store.take_over(*here, count):
+            sent = [entry for entry in page if entry.was_sent]
+            again = sum(self._known_of(entry)[0].count(_OPEN) for entry in sent)
+            if again:
+                store.count_repeated(self._sink.name, again)
+            yield page
 
-    def _tell(self, now: float, drained: Drained) -> None:
-        """One line when delivery begins to fail, or fails differently, and one when it works again."""
-        if drained.reason and drained.reason != self._reason:
-            if not self._reason:
-                self._failing_since = now
-            self._reason = drained.reason
-            _log.warning(
-                "upload.failed", sink=self._sink_name, reason=drained.reason, kept=drained.kept
-            )
-        elif self._reason and drained.accepted and not drained.reason:
-            _log.info(
-                "upload.ok_again",
-                sink=self._sink_name,
-                after_s=round(now - self._failing_since, 1),
-                accepted=drained.accepted,
-            )
-            self._reason = ""
+    # --- one page ---------------------------------------------------------------------------------
+
+    def _deliver(self, entries: Sequence[Entry], now: float) -> Drained:
+        """Sends what may be sent of some entries, and books what became of it."""
+        wanted, fates = self._sift(entries, now)
+        mine = self._store.mark_sent(
+            self._sink.name, self._consumer, [entry.id for entry in wanted]
+        )
+        page = _Page()
+        for entry in wanted:
+            if entry.id in mine:
+                page.add(entry, *self._known_of(entry))
+        stopped = self._send(page)
+        fates += self._fates(page, now)
+        self._store.settle(self._sink.name, [fate for fate in fates if fate.is_news])
+        for fate in fates:
+            self._known.pop(fate.entry.id, None)
+        if stopped is None or stopped.verdict is not Verdict.OK:
+            unfinished = [fate.entry.id for fate in fates if fate.fates]
+            self._store.release(self._sink.name, self._consumer, unfinished)
+        return Drained(
+            sum(fate.accepted for fate in fates),
+            sum(fate.expired for fate in fates),
+            sum(len(fate.letters) for fate in fates),
+            stopped or _ALL_WELL,
+            is_done=stopped is not None,
+        )
+
+    def _known_of(self, entry: Entry) -> _Known:
+        """What became of an entry's samples so far, and what was said of the dead that no book holds."""
+        return self._known.get(entry.id) or (entry.fates or bytes(entry.samples), {})
+
+    def _sift(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Fate]]:
+        """The entries that may be sent, and the fates of those that may not."""
+        wanted, fates = [], []
+        window_s, future_s = self._sink.window_s, self._sink.future_s
+        for entry in entries:
+            known, letters = self._known_of(entry)
+            if entry.batch is None:
+                _log.error("upload.unreadable", sink=self._sink.name, entry=entry.id.decode())
+                fates.append(Fate(entry, dropped=known.count(_OPEN)))
+                continue
+            ahead_s = entry.batch.at - now
+            if window_s is not None and -ahead_s > window_s:
+                fates.append(_fate(entry, known, letters, now, expired=True))
+            elif future_s is not None and ahead_s > future_s:
+                why = f"It is {ahead_s:.0f} s in the future: was a clock set back?"
+                letters = letters | {i: why for i, fate in enumerate(known) if fate == _OPEN}
+                known = known.replace(bytes([_OPEN]), bytes([_DEAD]))
+                fates.append(_fate(entry, known, letters, now))
+            else:
+                wanted.append(entry)
+        return wanted, fates
+
+    def _fates(self, page: "_Page", now: float) -> list[Fate]:
+        """What became of a page. It is remembered first, in case that Redis does not answer: what was sent
+        must not be sent again."""
+        fates = []
+        for entry, low, high in page.spans:
+            known = bytes(page.fates[low:high])
+            dead = [i for i in range(low, high) if i in page.letters] if page.letters else []
+            letters = {i - low: page.letters[i] for i in dead}
+            self._known[entry.id] = (known, letters)
+            fates.append(_fate(entry, known, letters, now))
+        return fates
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _send(self, page: "_Page") -> Outcome | None:
+        """Finds every sample's fate, or an answer that ends the round; None when the time was over."""
+        end = self._clock.monotonic() + ROUND_S
+        work = page.open_runs()
+        work.reverse()
+        while work:
+            if self._clock.monotonic() > end or self._stop():
+                return None
+            low, high = work.pop()
+            if high - low > self._most:
+                work.append((low + self._most, high))
+                high = low + self._most
+            outcome = self._try(page, low, high)
+            low += outcome.accepted
+            if outcome.verdict is Verdict.OK:
+                self._most = min(2 * self._most, _ALL)
+                continue
+            if outcome.verdict not in (Verdict.BAD, Verdict.TOO_LARGE):
+                if outcome.is_unsure and outcome.tried:
+                    self._store.count_repeated(self._sink.name, outcome.tried)
+                return outcome
+            tried = min(max(outcome.tried, 1), high - low)
+            if tried == 1:
+                if self._refused_in_a_row >= SUSPICIOUS and not self._is_choosy(page, work):
+                    why = f"It refuses all that it is sent, the last sample so: {outcome.reason}"
+                    return outcome._replace(verdict=Verdict.BUSY, reason=why)
+                page.refuse(low, outcome.reason)
+                self._refused_in_a_row += 1
+                low += 1
+            else:
+                # It stays so small until something is accepted, also in the rounds to come.
+                self._most = tried // 2
+            if low < high:
+                work.append((low, high))
+        return _ALL_WELL
+
+    def _try(self, page: "_Page", low: int, high: int) -> Outcome:
+        outcome = self._sink.send(page.samples[low:high])
+        if outcome.date is not None:
+            self._skew_s = outcome.date - self._clock.now()
+        if outcome.accepted:
+            page.accept(low, low + outcome.accepted)
+            self._refused_in_a_row = 0
+        return outcome
+
+    def _is_choosy(self, page: "_Page", work: list[tuple[int, int]]) -> bool:
+        """Whether the sink, which refused many in a row, takes the sample that is furthest from those."""
+        if not work:
+            return False
+        low, high = work[0]
+        work[0] = (low, high - 1)
+        if low == high - 1:
+            work.pop(0)
+        return self._try(page, high - 1, high).verdict is Verdict.OK
+
+    # --- what the sink is like --------------------------------------------------------------------
+
+    def _judge(self, now: float, drained: Drained) -> None:
+        """Decides when to ask again; says when delivery begins to fail, fails differently, works again."""
+        before, stopped = self._state, drained.stopped
+        state: Literal["ok", "failing", "paused"]
+        if stopped.verdict is Verdict.OK:
+            state, wait_s, self._failures = "ok", 0.0, 0
+        elif stopped.verdict is Verdict.DENIED:
+            state, wait_s, self._failures = "paused", PAUSE_S, self._failures + 1
+        else:
+            if drained.accepted:
+                self._failures = 0
+            wait_s = min(BACKOFF_S * 2.0 ** min(self._failures, 32), MAX_BACKOFF_S)
+            wait_s *= 1 - JITTER * self._luck()
+            state, wait_s = "failing", max(wait_s, stopped.retry_after_s or 0.0)
+            self._failures += 1
+        self._retry_at = self._clock.monotonic() + wait_s
+        is_news = before is None or before.state != state or before.reason != stopped.reason
+        took_something = bool(drained.accepted)
+        is_idle = before is not None and state == "ok" == before.state and not took_something
+        if is_idle and before is not None and now - before.at < NOTE_EVERY_S:
+            return
+        self._state = SinkState(
+            state=state,
+            at=now,
+            since=before.since if before is not None and before.state == state else now,
+            uploader=self._consumer,
+            reason=stopped.reason,
+            status=stopped.status,
+            ok_at=now if took_something else before.ok_at if before is not None else None,
+            retry_at=now + wait_s if wait_s else None,
+            skew_s=self._skew_s,
+        )
+        self._store.note_sink(self._sink.name, self._state)
+        if is_news:
+            self._tell(before, self._state)
+        if drained.dead:
+            _log.warning("upload.dead_letters", sink=self._sink.name, samples=drained.dead)
+
+    def _tell(self, before: SinkState | None, state: SinkState) -> None:
+        if state.state == "ok":
+            if before is not None and before.state != "ok":
+                after_s = round(state.at - before.since, 1)
+                _log.info("upload.ok_again", sink=self._sink.name, after_s=after_s)
+            return
+        event = "upload.paused" if state.state == "paused" else "upload.failed"
+        _log.warning(event, sink=self._sink.name, reason=state.reason)
+
+
+class _Page:
+    """The samples of some entries, one after another, and what became of each."""
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self.samples = list(samples)
+        self.fates = bytearray(len(self.samples))
+        #: Each entry with its place in ``samples``.
+        self.spans: list[tuple[Entry, int, int]] = []
+        #: What was said of those that are dead, by their place.
+        self.letters: dict[int, str] = {}
+
+    def add(self, entry: Entry, known: bytes, letters: dict[int, str]) -> None:
+        """One more entry, of whose samples some may have their fate already."""
+        assert entry.batch is not None
+        start = len(self.samples)
+        self.samples += entry.batch.samples()
+        self.spans.append((entry, start, len(self.samples)))
+        self.fates += known
+        self.letters.update({start + i: reason for i, reason in letters.items()})
+
+    def open_runs(self) -> list[tuple[int, int]]:
+        """The stretches of samples that have no fate yet."""
+        return [run.span() for run in re.finditer(rb"\x00+", self.fates)]
+
+    def accept(self, low: int, high: int) -> None:
+        self.fates[low:high] = bytes([_ACCEPTED]) * (high - low)
+
+    def refuse(self, place: int, reason: str) -> None:
+        self.fates[place] = _DEAD
+        self.letters[place] = reason
+
+
+def _fate(
+    entry: Entry, known: bytes, letters: dict[int, str], now: float, *, expired: bool = False
+) -> Fate:
+    """What is news of an entry, against what the books hold of it."""
+    before = entry.fates or bytes(entry.samples)
+    fresh = [i for i in letters if before[i] != _DEAD]
+    samples = entry.batch.samples() if entry.batch is not None and fresh else []
+    is_open = _OPEN in known and not expired
+    return Fate(
+        entry,
+        accepted=known.count(_ACCEPTED) - before.count(_ACCEPTED),
+        expired=known.count(_OPEN) if expired else 0,
+        letters=tuple(DeadLetter(samples[i], letters[i], now) for i in fresh),
+        fates=known if is_open else b"",
+    )

@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 
 from espnet.cli import parse
-from espnet.cli.act import Words, as_typed, verb
+from espnet.cli.act import as_typed, verb
 from espnet.cli.describe import describe
 from espnet.cli.device import DeviceWords
 from espnet.cli.render import Exit, Lines, Records, Shown, Told
+from espnet.cli.samples import SampleWords
 from espnet.cli.session import Session
-from espnet.errors import SinkError, UsageError
+from espnet.errors import UsageError
 
 #: What `devices` and empty answers advise.
 NO_DEVICES = (
@@ -20,7 +21,7 @@ NO_DEVICES = (
 )
 
 
-class Commands(Words):
+class Commands(SampleWords):
     """EspNet: a manager of ESP32 boards that run MicroPython."""
 
     def __init__(self) -> None:
@@ -168,17 +169,20 @@ class Commands(Words):
         device_update_interval: str = "",
         device_requests_timeout: str = "",
         metric_upload_interval: str = "",
+        sinks: str = "",
         log_format: str = "",
     ) -> Exit:
         """Polls the fleet and uploads its samples until it is stopped.
 
         Ctrl-C or SIGTERM stop it in order. Any number of `run`s on any machines share the work.
-        Samples go to Datadog when DATADOG_API_KEY is set; until then they wait in Redis.
+        Samples go to the sinks that --sinks or ESPNET_SINKS name, else to Datadog when
+        DATADOG_API_KEY is set, else they wait in Redis.
 
         HEARTBEAT                   how many times a second the schedule is looked at (1)
         --device_update_interval    seconds between two polls of a device (10)
         --device_requests_timeout   seconds of patience with one request to a board (2)
         --metric_upload_interval    seconds between two uploads (15)
+        --sinks                     datadog, dogstatsd, prometheus, file, console, or none
         --log_format                one event a line, for people (text) or for machines (json)
 
         Example: espcli run --device_update_interval 30
@@ -191,6 +195,7 @@ class Commands(Words):
                 "interval_s": ("--device_update_interval", device_update_interval),
                 "timeout_s": ("--device_requests_timeout", device_requests_timeout),
                 "upload_interval_s": ("--metric_upload_interval", metric_upload_interval),
+                "sinks": ("--sinks", sinks),
                 "log_format": ("--log_format", log_format),
             },
         )
@@ -268,67 +273,4 @@ class Commands(Words):
             "The embedded Redis has ended; its data is kept."
             if stopped
             else "No embedded Redis was running.",
-        )
-
-    # --- samples --------------------------------------------------------------------------------
-
-    @verb
-    def init_consumers(self) -> Shown:
-        """Makes the Datadog sink a reader of the queued samples.
-
-        It begins with the oldest. `run` does this by itself.
-        """
-        from espnet.daemon import DATADOG
-
-        created = self._session.store.create_group(DATADOG)
-        return Shown(
-            {"sink": DATADOG, "created": created},
-            f"The sink {DATADOG} reads the samples now."
-            if created
-            else f"The sink {DATADOG} reads the samples already.",
-        )
-
-    @verb
-    def upload_queued_metrics(self) -> Shown:
-        """Sends the queued samples to Datadog now; says what became of them.
-
-        `run` does this every 15 seconds. What is not accepted stays queued.
-        """
-        import structlog.testing
-
-        from espnet.daemon import DATADOG, datadog_sink
-        from espnet.uploader import Uploader
-
-        session = self._session
-        sink = datadog_sink(session.config)
-        if sink is None:
-            raise SinkError("There is no DATADOG_API_KEY; set it, the samples wait in Redis.")
-        uploader = Uploader(session.store, DATADOG, sink, session.holder)
-        with structlog.testing.capture_logs():  # what it would log is our answer
-            try:
-                drained = uploader.drain(session.now)
-            finally:
-                uploader.close()
-        queued = session.store.books().queued
-        if drained.reason:
-            raise SinkError(
-                f"{drained.accepted} samples were accepted, {queued} are kept: {drained.reason}"
-            )
-        return Shown(
-            {"accepted": drained.accepted, "queued": queued},
-            f"{drained.accepted} samples were accepted, {queued} are queued.",
-        )
-
-    @verb
-    def xinfo(self) -> Lines:
-        """Shows the sample stream: its length, its readers, its books.
-
-        collected = accepted + dropped + queued, in samples; refused were not numbers and never
-        counted as collected. length counts entries, one a poll.
-        """
-        store = self._session.store
-        stream, books = store.stream_info(), store.books()
-        return Lines(
-            stream | {"books": msgspec.to_builtins(books)},
-            "" if books.collected else "No samples yet: `espcli run` polls the boards.",
         )

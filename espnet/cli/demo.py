@@ -154,7 +154,9 @@ def _watch(
                 kind, options, note = next(mischief)
                 flaky.fault(kind, **options)
                 next_mischief += MISCHIEF_EVERY_S
-            screen = _screen(store.views(), store.books(), intake, note, elapsed, clock.now())
+            screen = _screen(
+                store.views(), store.ledger().books("datadog"), intake, note, elapsed, clock.now()
+            )
             if console.is_terminal:
                 live.update(screen, refresh=True)
             else:
@@ -204,7 +206,7 @@ def _summary(
     clock: Clock,
 ) -> int:
     """Says what happened, and whether the books agree with what the intake has."""
-    views, books = store.views(), store.books()
+    views, books = store.views(), store.ledger().books("datadog")
     polled = [
         view.device.name
         for view in views
@@ -213,10 +215,11 @@ def _summary(
     problems = []
     if len(polled) < 3:
         problems.append(f"only {len(polled)} of 3 boards were polled")
-    if books.collected != books.accepted + books.dropped + books.queued:
+    if not books.is_balanced:
         problems.append(f"the books do not balance: {books}")
-    if books.dropped or books.queued:
-        problems.append(f"{books.dropped} samples were dropped, {books.queued} are still queued")
+    lost = books.dropped + books.dead + books.expired
+    if lost or books.queued:
+        problems.append(f"{lost} samples were not delivered, {books.queued} are still queued")
     if intake.accepted != books.accepted:
         problems.append(f"the intake has {intake.accepted} points, the books say {books.accepted}")
     if not books.accepted:
@@ -227,7 +230,7 @@ def _summary(
     console.print(
         f"{len(polled)} boards polled in {ran_s:.0f} s: {', '.join(polled)}. "
         f"Samples: {books.collected} collected, {books.accepted} accepted by the intake, "
-        f"{books.dropped + books.queued} lost.",
+        f"{lost + books.queued} lost.",
         highlight=False,
     )
     for problem in problems:

@@ -36,7 +36,10 @@ class Session:
         from espnet.store import Store
 
         return Store(
-            self.server.url, prefix=self.config.prefix, max_samples=self.config.max_samples
+            self.server.url,
+            prefix=self.config.prefix,
+            max_samples=self.config.max_samples,
+            max_bytes=self.config.max_bytes,
         )
 
     @functools.cached_property

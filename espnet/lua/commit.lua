@@ -1,8 +1,9 @@
 -- Ends polls: stores what they saw, queues their samples, sets the next date and releases the locks.
+-- (sinks.lua comes before this.)
 --
--- KEYS  1 due   2 readings (hash id → record)   3 faults (hash id → record)   4 samples (stream)   5 books (hash)
---       6 memory (hash id → record)
--- ARGV  1 prefix of lock keys   2 most samples the stream may hold, then for each poll:
+-- KEYS  1 due   2 readings (hash id → record)   3 faults (hash id → record)   4 memory (hash id → record)
+-- ARGV  1 prefix of all keys   2 most samples the stream may hold   3 most bytes   4 for how many ms an entry
+--       is its taker's, then for each poll:
 --       id, token, next date (Unix seconds), reading or '', fault ('' leaves it, '-' removes it),
 --       samples in the batch, batch or '', samples refused at the gate, memory ('' leaves it)
 --
@@ -10,17 +11,19 @@
 -- also makes the call safe to repeat when its answer was lost: the locks of the first run are gone.
 --
 -- Returns the ids whose polls did not count.
-local FIELDS = 9
-local polls = (#ARGV - 2) / FIELDS
+local FIRST, FIELDS = 5, 9
+local polls = (#ARGV - FIRST + 1) / FIELDS
+-- Most entries that one commit looks at, and removes, to keep to the bounds: it queues 256 at most.
+local LOOKS, DROPS = 1024, 512
 
 local locks = {}
-for i = 1, polls do locks[i] = ARGV[1] .. ARGV[3 + (i - 1) * FIELDS] end
+for i = 1, polls do locks[i] = PREFIX .. 'lock:' .. ARGV[FIRST + (i - 1) * FIELDS] end
 local held = redis.call('MGET', unpack(locks))
 
 local lost, release, dates, readings, faults, healed, memory = {}, {}, {}, {}, {}, {}, {}
-local collected, refused = 0, 0
+local collected, refused, bytes = 0, 0, 0
 for i = 1, polls do
-  local at = 2 + (i - 1) * FIELDS
+  local at = FIRST - 1 + (i - 1) * FIELDS
   local id, fault, samples = ARGV[at + 1], ARGV[at + 5], tonumber(ARGV[at + 6])
   if held[i] ~= ARGV[at + 2] then
     lost[#lost + 1] = id
@@ -39,8 +42,8 @@ for i = 1, polls do
       faults[#faults + 1] = fault
     end
     if samples > 0 then
-      redis.call('XADD', KEYS[4], '*', 'n', samples, 'batch', ARGV[at + 7])
-      collected = collected + samples
+      redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', ARGV[at + 7])
+      collected, bytes = collected + samples, bytes + #ARGV[at + 7] + OVERHEAD
     end
     refused = refused + tonumber(ARGV[at + 8])
     if ARGV[at + 9] ~= '' then
@@ -55,26 +58,58 @@ if #release > 0 then
   redis.call('DEL', unpack(release))
 end
 if #readings > 0 then redis.call('HSET', KEYS[2], unpack(readings)) end
-if #memory > 0 then redis.call('HSET', KEYS[6], unpack(memory)) end
+if #memory > 0 then redis.call('HSET', KEYS[4], unpack(memory)) end
 if #faults > 0 then redis.call('HSET', KEYS[3], unpack(faults)) end
 if #healed > 0 then redis.call('HDEL', KEYS[3], unpack(healed)) end
-if refused > 0 then redis.call('HINCRBY', KEYS[5], 'refused', refused) end
+if refused > 0 then redis.call('HINCRBY', BOOKS, 'refused', refused) end
+if collected == 0 then return lost end
 
-if collected > 0 then
-  redis.call('HINCRBY', KEYS[5], 'collected', collected)
-  local queued = redis.call('HINCRBY', KEYS[5], 'queued', collected)
-  local bound = tonumber(ARGV[2])
-  -- Past the bound the oldest go, and are counted.
-  while queued > bound do
-    local oldest = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', 100)
-    if #oldest == 0 then break end
-    for _, entry in ipairs(oldest) do
-      if queued <= bound then break end
-      local n = tonumber(entry[2][2])
-      redis.call('XDEL', KEYS[4], entry[1])
-      queued = redis.call('HINCRBY', KEYS[5], 'queued', -n)
-      redis.call('HINCRBY', KEYS[5], 'dropped', n)
-    end
+redis.call('HINCRBY', BOOKS, 'collected', collected)
+local queued = redis.call('HINCRBY', BOOKS, 'queued', collected)
+bytes = redis.call('HINCRBY', BOOKS, 'bytes', bytes)
+local sinks = redis.call('HKEYS', SINKS)
+for _, sink in ipairs(sinks) do
+  redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'collected', collected)
+  redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', collected)
+end
+
+-- Past the bounds the oldest go, and are counted; not under the hands of an uploader, if that is possible.
+local most_samples, most_bytes, held_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if queued <= most_samples and bytes <= most_bytes then return lost end
+if queued > 1.25 * most_samples or bytes > 1.25 * most_bytes then held_ms = 0 end
+
+local ranges = {}
+for _, sink in ipairs(sinks) do ranges[sink] = ranges_of(sink) end
+
+local function drop(id, samples, size)
+  local waiting = {}
+  for _, sink in ipairs(sinks) do
+    local row = taken(sink, id)
+    if row and row[3] < held_ms then return false end
+    if row or is_in(ranges[sink], id) then waiting[#waiting + 1] = sink end
+  end
+  for _, sink in ipairs(waiting) do
+    redis.pcall('XACK', SAMPLES, sink, id)
+    local left = samples - finished(sink, id)
+    redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'dropped', left)
+    redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', -left)
+  end
+  redis.call('XDEL', SAMPLES, id)
+  redis.call('HINCRBY', BOOKS, 'dropped', samples)
+  queued = redis.call('HINCRBY', BOOKS, 'queued', -samples)
+  bytes = redis.call('HINCRBY', BOOKS, 'bytes', -size)
+  return true
+end
+
+local from, looks, drops = '-', 0, 0
+while looks < LOOKS and drops < DROPS do
+  local oldest = redis.call('XRANGE', SAMPLES, from, '+', 'COUNT', 64)
+  if #oldest == 0 then return lost end
+  for _, entry in ipairs(oldest) do
+    if queued <= most_samples and bytes <= most_bytes then return lost end
+    looks = looks + 1
+    if drop(entry[1], tonumber(entry[2][2]), #entry[2][4] + OVERHEAD) then drops = drops + 1 end
+    from = '(' .. entry[1]
   end
 end
 return lost

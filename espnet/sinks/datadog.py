@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from espnet.errors import SinkError
 from espnet.model import Sample
-from espnet.sinks import Outcome
+from espnet.sinks import Outcome, Verdict
 
 DEFAULT_HOST = "https://api.datadoghq.com"
 #: Raw bytes of one request. Datadog allows 4 MB raw and 500 kB compressed; numbers that look random
@@ -36,6 +36,10 @@ class Datadog:
     answer. Raises `SinkError` for a key or host that cannot be right. The library is imported by the
     first `send`, because it costs 0.15 s.
     """
+
+    name = "datadog"
+    window_s: float | None = 3600.0
+    future_s: float | None = 600.0
 
     def __init__(
         self, api_key: str, app_key: str = "", host: str = DEFAULT_HOST, *, timeout_s: float = 10.0
@@ -62,11 +66,25 @@ class Datadog:
         for count, series in _requests(numbers):
             reason, status = self._post(series)
             if reason:
-                return Outcome(accepted, reason, status)
+                return Outcome(
+                    accepted,
+                    {
+                        400: Verdict.BAD,
+                        413: Verdict.TOO_LARGE,
+                        401: Verdict.DENIED,
+                        403: Verdict.DENIED,
+                    }.get(status or 0, Verdict.BUSY),
+                    reason,
+                    count,
+                    status is None,
+                    status=status,
+                )
             accepted += count
         if accepted < len(samples):
             metric = samples[accepted].metric
-            return Outcome(accepted, f"A sample of {metric} is not finite; it was not sent.")
+            return Outcome(
+                accepted, Verdict.BAD, f"A sample of {metric} is not finite; it was not sent.", 1
+            )
         return Outcome(accepted)
 
     def _post(self, series: list[dict[str, Any]]) -> tuple[str, int | None]:

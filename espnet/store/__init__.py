@@ -20,8 +20,15 @@ key                   type    holds
 ``fence``             int     grows with every lock grant, in the order of the grants
 ``collectors``        zset    collector → when it last claimed (Unix seconds)
 ``samples``           stream  one entry a poll: ``n`` samples, ``batch`` (`SampleBatch`); a sink is a
-                              consumer group; an entry leaves when it was delivered
-``books``             hash    ``collected`` ``accepted`` ``dropped`` ``queued`` ``refused`` samples
+                              consumer group; an entry leaves when every sink has settled it
+``books``             hash    the stream's own books (`Queue`)
+``sinks``             hash    sink → when it joined (Unix seconds)
+``sink_states``       hash    sink → `SinkState`, by its latest uploader
+``waiting:SINK``      list    ranges of the stream that nobody of the sink took yet, oldest first:
+                              ``FROM TO``, both outside; the last one's ``TO`` is ``+``
+``parts:SINK``        hash    entry → what became of its samples so far, a byte each, while some are open
+``books:SINK``        hash    a sink's books (`Books`)
+``dead``              stream  dead letters of all sinks: ``sink``, ``letter`` (`DeadLetter`)
 ====================  ======  ========================================================================
 
 Invariants: what belongs together changes in one transaction or one script (``lua/``). A lock's
@@ -33,12 +40,20 @@ from espnet.store.records import (
     BATCH,
     CACHED_DEVICES,
     COLLECTOR_FORGOTTEN_S,
+    DEFAULT_MAX_BYTES,
     DEFAULT_MAX_SAMPLES,
+    HELD_S,
+    HISTORY,
+    MAX_LETTERS,
     Claim,
     Entry,
+    Fate,
     Grant,
+    Ledger,
+    Letter,
     LockState,
     Poll,
+    SinkBooks,
 )
 from espnet.store.samples import Samples
 from espnet.store.trips import Trips
@@ -47,15 +62,23 @@ __all__ = [
     "BATCH",
     "CACHED_DEVICES",
     "COLLECTOR_FORGOTTEN_S",
+    "DEFAULT_MAX_BYTES",
     "DEFAULT_MAX_SAMPLES",
+    "HELD_S",
+    "HISTORY",
+    "MAX_LETTERS",
     "Claim",
     "Entry",
+    "Fate",
     "Grant",
+    "Ledger",
+    "Letter",
     "LockState",
     "Poll",
+    "SinkBooks",
     "Store",
 ]
 
 
 class Store(Trips, Samples):
-    """The registry, the schedule with its locks, the readings and the sample stream."""
+    """The registry, the schedule with its locks, the readings, the samples and their sinks."""

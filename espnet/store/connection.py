@@ -18,7 +18,7 @@ from espnet.model import (
     decode_jobs,
     decode_memory,
 )
-from espnet.store.records import CACHED_DEVICES, DEFAULT_MAX_SAMPLES
+from espnet.store.records import CACHED_DEVICES, DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,9 +50,11 @@ class Connection:
         prefix: str = "espnet:",
         timeout_s: float = 5.0,
         max_samples: int = DEFAULT_MAX_SAMPLES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
         client: "redis.Redis | None" = None,
     ) -> None:
-        self.url, self.prefix, self.max_samples = url, prefix, max_samples
+        self.url, self.prefix = url, prefix
+        self.max_samples, self.max_bytes = max_samples, max_bytes
         #: As the latest claim found it; it differs from before when any device's jobs have changed.
         self.jobs_version = b""
         # Any: the library types every answer as a union of all that any command may answer.
@@ -66,12 +68,12 @@ class Connection:
         self._due, self._readings = prefix + "due", prefix + "readings"
         self._faults, self._locks = prefix + "faults", prefix + "lock:"
         self._fence, self._collectors = prefix + "fence", prefix + "collectors"
-        self._samples, self._books = prefix + "samples", prefix + "books"
+        self._samples, self._dead = prefix + "samples", prefix + "dead"
+        self._sinks, self._sink_states = prefix + "sinks", prefix + "sink_states"
         self._jobs, self._jobs_version = prefix + "jobs", prefix + "jobs_version"
         self._memory = prefix + "memory"
         self._claim = self._script("claim")
-        self._commit = self._script("commit")
-        self._accept = self._script("accept")
+        self._commit = self._script("sinks", "commit")
         self._readings_of = self._script("readings")
         self._lift_fence = self._script("lift_fence")
         # A device's record rarely changes between two claims: the same bytes are the same object.
@@ -79,10 +81,10 @@ class Connection:
         self._decoded_jobs = functools.lru_cache(CACHED_DEVICES)(decode_jobs)
         self._decoded_memory = functools.lru_cache(CACHED_DEVICES)(decode_memory)
 
-    def _script(self, name: str) -> Callable[..., Any]:
-        source = (
-            resources.files("espnet").joinpath("lua", name + ".lua").read_text(encoding="utf-8")
-        )
+    def _script(self, *names: str) -> Callable[..., Any]:
+        """One script made of the named files of ``lua/``, one after another."""
+        folder = resources.files("espnet").joinpath("lua")
+        source = "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
         return cast(Callable[..., Any], self._redis.register_script(source))
 
     def _unavailable(self, error: RedisError) -> StoreUnavailable:

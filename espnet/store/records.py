@@ -5,19 +5,29 @@ from typing import NamedTuple
 import msgspec
 
 from espnet.model import (
+    Books,
+    DeadLetter,
     Device,
     Fault,
     Job,
     Memory,
+    Queue,
     Reading,
     SampleBatch,
+    SinkState,
 )
 
 #: Most devices of one claim or commit: Lua's ``unpack`` takes some 8,000 values, and a batch of this
 #: size spreads the round trip thin enough (0.7 µs a device on the client's side).
 BATCH = 256
-#: Most samples that wait for a sink (about 256 MB of stream at 250 bytes each).
-DEFAULT_MAX_SAMPLES = 1_000_000
+#: Most samples that wait in the stream, and most bytes that they take there.
+DEFAULT_MAX_SAMPLES, DEFAULT_MAX_BYTES = 1_000_000, 256_000_000
+#: What a consumer took belongs to it for so long after its last reading, in seconds; then to anybody.
+HELD_S = 60.0
+#: Most dead letters of all sinks together.
+MAX_LETTERS = 10_000
+#: The consumer group that keeps the history; the scripts know it by this name, too.
+HISTORY = "history"
 #: A collector that has not claimed for so long is no longer listed, in seconds.
 COLLECTOR_FORGOTTEN_S = 3_600
 #: Decoded records that are kept between claims: a fleet of this size never decodes one twice.
@@ -66,10 +76,65 @@ class Poll(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One poll's samples on the stream."""
+    """One poll's samples on the stream; ``size`` is that of the encoded batch in bytes.
+
+    ``batch`` None cannot be read. ``fates`` are those of its samples so far, a byte each, zero where
+    there is none yet; empty where all are open. ``was_sent``: whoever had it before may have sent
+    what was open, and did not live to say so.
+    """
 
     id: bytes
-    batch: SampleBatch
+    samples: int
+    size: int
+    batch: SampleBatch | None
+    fates: bytes = b""
+    was_sent: bool = False
+
+
+class Fate(NamedTuple):
+    """What became of an entry's samples for a sink since it was read.
+
+    ``fates`` are those of all its samples, as in `Entry`, while some are open; empty at the end.
+    """
+
+    entry: Entry
+    accepted: int = 0
+    expired: int = 0
+    dropped: int = 0
+    letters: tuple[DeadLetter, ...] = ()
+    fates: bytes = b""
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the store does not know it yet."""
+        return not self.fates or self.fates != self.entry.fates
+
+
+class SinkBooks(NamedTuple):
+    """A sink that the stream knows, its books, and how delivery goes: None before its first word."""
+
+    name: str
+    books: Books
+    state: SinkState | None
+
+
+class Ledger(NamedTuple):
+    """The stream and all its sinks at one instant."""
+
+    queue: Queue
+    sinks: tuple[SinkBooks, ...]
+
+    def books(self, sink: str) -> Books:
+        """A sink's books; empty ones of a sink that never was."""
+        return next((found.books for found in self.sinks if found.name == sink), Books())
+
+
+class Letter(NamedTuple):
+    """A dead letter in its place."""
+
+    id: str
+    sink: str
+    letter: DeadLetter
 
 
 class LockState(NamedTuple):

@@ -25,6 +25,7 @@ from espnet.store.connection import translated
 from espnet.store.records import (
     BATCH,
     COLLECTOR_FORGOTTEN_S,
+    HELD_S,
     Claim,
     Grant,
     LockState,
@@ -33,6 +34,7 @@ from espnet.store.records import (
 from espnet.store.registry import Registry
 
 _NOTHING_REMEMBERED = Memory()
+HELD_MS = int(HELD_S * 1000)
 
 
 class _FencedLock(Lock):
@@ -170,7 +172,7 @@ class Trips(Registry):
         """
         lost: set[str] = set()
         for start in range(0, len(polls), BATCH):
-            args: list[Any] = [self._locks, self.max_samples]
+            args: list[Any] = [self.prefix, self.max_samples, self.max_bytes, HELD_MS]
             for grant, next_due, reading, fault, healed, batch, refused, memory in polls[
                 start : start + BATCH
             ]:
@@ -186,14 +188,7 @@ class Trips(Registry):
                     encode(memory) if memory else b"",
                 )
             rows = self._commit(
-                keys=[
-                    self._due,
-                    self._readings,
-                    self._faults,
-                    self._samples,
-                    self._books,
-                    self._memory,
-                ],
+                keys=[self._due, self._readings, self._faults, self._memory],
                 args=args,
             )
             lost.update(row.decode() for row in rows)

@@ -1,0 +1,77 @@
+-- The beginning of every script that moves samples: who waits for an entry, and how entries leave.
+--
+-- ARGV[1] is the prefix of all keys. `waiting:SINK` lists ranges of the stream that nobody of the sink took
+-- yet, oldest first, as "FROM TO", both ends outside of the range; the last one's TO is "+".
+local PREFIX = ARGV[1]
+local SAMPLES, BOOKS, SINKS = PREFIX .. 'samples', PREFIX .. 'books', PREFIX .. 'sinks'
+-- The consumer group that keeps the history: with only this one, samples are kept for a sink to come.
+local HISTORY = 'history'
+-- What an entry takes in the stream beside its batch, in bytes.
+local OVERHEAD = 64
+
+-- An entry's id, "MILLISECONDS-NUMBER", as two numbers.
+local function parts(id)
+  local ms, number = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(number)
+end
+
+-- The ranges of a sink, each {FROM, TO, and both as numbers}.
+local function ranges_of(sink)
+  local ranges = {}
+  for i, text in ipairs(redis.call('LRANGE', PREFIX .. 'waiting:' .. sink, 0, -1)) do
+    local from, to = string.match(text, '^(%S+) (%S+)$')
+    local from_ms, from_number = parts(from)
+    local to_ms, to_number = math.huge, 0
+    if to ~= '+' then to_ms, to_number = parts(to) end
+    ranges[i] = {from, to, from_ms, from_number, to_ms, to_number}
+  end
+  return ranges
+end
+
+local function is_in(ranges, id)
+  local ms, number = parts(id)
+  for _, r in ipairs(ranges) do
+    if (ms > r[3] or ms == r[3] and number > r[4]) and (ms < r[5] or ms == r[5] and number < r[6]) then
+      return true
+    end
+  end
+  return false
+end
+
+-- {id, consumer, idle ms, deliveries} of an entry that somebody took and did not settle, or nil.
+local function taken(sink, id)
+  local rows = redis.pcall('XPENDING', SAMPLES, sink, id, id, 1)
+  return not rows.err and rows[1] or nil
+end
+
+-- How many samples of an unfinished entry have their fate and are in the books; that is forgotten here.
+local function finished(sink, id)
+  local key = PREFIX .. 'parts:' .. sink
+  local fates = redis.call('HGET', key, id)
+  if not fates then return 0 end
+  redis.call('HDEL', key, id)
+  local _, open = string.gsub(fates, '%z', '')
+  return #fates - open
+end
+
+-- The other sinks with their ranges: what an entry must not be waited for by, to be let go.
+local function others_than(sink)
+  local others = {}
+  for _, name in ipairs(redis.call('HKEYS', SINKS)) do
+    if name ~= sink then others[#others + 1] = {name, ranges_of(name)} end
+  end
+  return others
+end
+
+-- Removes an entry that `sink` has settled, unless somebody else waits for it. `bytes` are those of its batch;
+-- `keep` is '1' where samples are kept until there is a sink.
+local function let_go(sink, others, id, samples, bytes, keep)
+  if keep == '1' and sink == HISTORY and #others == 0 then return end
+  for _, other in ipairs(others) do
+    if is_in(other[2], id) or taken(other[1], id) then return end
+  end
+  if redis.call('XDEL', SAMPLES, id) == 1 then
+    redis.call('HINCRBY', BOOKS, 'queued', -samples)
+    redis.call('HINCRBY', BOOKS, 'bytes', -bytes - OVERHEAD)
+  end
+end

@@ -1,0 +1,86 @@
+"""Which sinks there are: from the settings to `Sink` objects.
+
+Prometheus is no `Sink`: it asks instead of being told, and needs no stream; `daemon` serves it.
+"""
+
+import importlib
+import re
+import sys
+from typing import Any, cast
+
+from espnet.config import Config
+from espnet.errors import SinkError
+from espnet.sinks import Sink
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+#: Consumer groups of other purposes.
+_TAKEN = ("history", "none", "prometheus")
+
+
+def chosen(config: Config) -> tuple[str, ...]:
+    """The sinks in force: those that were chosen, else ``datadog`` when there is a key for it."""
+    if config.sinks is not None:
+        return config.sinks
+    return ("datadog",) if config.datadog_api_key else ()
+
+
+def build(config: Config) -> list[Sink]:
+    """The sinks that read the stream. Raises `SinkError` for one that cannot work as it is set up."""
+    sinks = [_build(word, config) for word in chosen(config) if word != "prometheus"]
+    names = [sink.name for sink in sinks]
+    for name in names:
+        if names.count(name) > 1:
+            raise SinkError(f"Two sinks are called {name}; each needs a name of its own.")
+    return sinks
+
+
+def _build(word: str, config: Config) -> Sink:
+    # Each is imported when it is wanted: none of them is cheap.
+    if word == "datadog":
+        from espnet.sinks.datadog import Datadog
+
+        return Datadog(config.datadog_api_key, config.datadog_app_key, config.datadog_host)
+    if word == "dogstatsd":
+        from espnet.sinks.dogstatsd import DogStatsd
+
+        return DogStatsd(config.dogstatsd)
+    if word == "file":
+        from espnet.sinks.file import File
+
+        return File(config.file, max_bytes=config.file_bytes)
+    if word == "console":
+        from espnet.sinks.console import Console
+
+        return Console(sys.stdout)
+    return _own(word)
+
+
+def _own(word: str) -> Sink:
+    """A user's own sink, ``MODULE:CLASS``, which is made without arguments."""
+    module, _, name = word.partition(":")
+    try:
+        made: Any = getattr(importlib.import_module(module), name)()
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and what it imports is not
+        raise SinkError(
+            f"There is no module {module} for the sink {word}; "
+            "is its folder in PYTHONPATH, and is it spelt so?"
+        ) from error
+    except AttributeError as error:
+        if error.name != name:
+            raise
+        raise SinkError(f"The module {module} has no class {name} for the sink {word}.") from error
+    problems = [
+        f"a {attribute}"
+        for attribute in ("name", "window_s", "future_s", "send")
+        if not hasattr(made, attribute)
+    ]
+    if problems:
+        raise SinkError(f"The sink {word} lacks {' and '.join(problems)}; docs/sinks.md shows one.")
+    if not (isinstance(made.name, str) and _NAME.fullmatch(made.name)) or made.name in _TAKEN:
+        raise SinkError(
+            f"The sink {word} is called {made.name!r}; a name is a small letter and then "
+            f"small letters, digits and _, and none of {', '.join(_TAKEN)}."
+        )
+    return cast(Sink, made)
