@@ -1,5 +1,6 @@
 """The file sink, on real files: full disks, shared files, killed writers."""
 
+import fcntl
 import json
 import math
 import os
@@ -10,6 +11,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -333,6 +336,32 @@ with open(sys.argv[1], "a") as file:
         assert is_busy(File(path, wait_s=0.2), "another process keeps it locked")
         holder.kill()
     assert File(path).send(samples(2)).accepted == 2
+
+
+def test_who_waited_while_another_rotated_writes_to_the_new_file(path: Path) -> None:
+    """The lock of a file that is no longer the one of that name is worth nothing."""
+    path.touch()
+    with path.open("a") as held, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        sending = pool.submit(File(path).send, samples(2))
+        deadline = time.monotonic() + 10
+        while opened(path) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        path.rename(path.with_name("older"))
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert sending.result().accepted == 2
+    assert times(path) == [0, 1]
+    assert path.with_name("older").read_bytes() == b""
+
+
+def opened(path: Path) -> int:
+    """How many times this process has the file open."""
+    count = 0
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            count += os.readlink(fd) == str(path)
+    return count
 
 
 def test_a_file_that_is_taken_away_is_begun_anew(path: Path) -> None:

@@ -27,6 +27,7 @@ from espnet.model import Climate, Device, Fault, Reading, View
 from espnet.sinks.prometheus import (
     CLIENT_S,
     MOST_CLIENTS,
+    WAIT_S,
     CollectorState,
     Exposition,
     Fleet,
@@ -377,8 +378,10 @@ def test_connections_are_bounded() -> None:
     """One too many is closed at once; whoever leaves makes room."""
     with Exposition(whole_fleet, "0") as exposition:
         silent = [connected(exposition) for _ in range(MOST_CLIENTS)]
+        began = time.monotonic()
         with connected(exposition) as one_more:
             assert one_more.recv(10) == b""
+        assert time.monotonic() - began < WAIT_S - 1
         for client in silent:
             client.close()
         eventually(lambda: answers(exposition))
@@ -397,8 +400,10 @@ def test_a_client_that_drips_is_hung_up_on() -> None:
     with Exposition(whole_fleet, "0", clock=clock) as exposition, connected(exposition) as slow:
         slow.sendall(b"GET /")
         assert get(exposition)[0] == 200
+        began = time.monotonic()
         clock.advance(CLIENT_S + 1)
         assert slow.recv(10) == b""
+        assert time.monotonic() - began < WAIT_S - 1
 
 
 def test_a_client_that_leaves_is_nobodys_concern(capsys: pytest.CaptureFixture[str]) -> None:
