@@ -29,8 +29,10 @@ layer  module                                      responsibility
 4      ``visit``                                   one visit to one board: read, decide, write
 5      ``collector`` ``uploader``                  claims, batches, commits; the stream to the sinks
 5      ``config`` ``simulator/``                   the environment; boards without hardware
-6      ``daemon``                                  the loops, signals and the ordered stop
-7      ``cli/``                                    fire classes, rendering, exit codes, the demo
+5      ``exposition``                              what Prometheus is shown
+6      ``outlets``                                 the sinks that the settings choose
+7      ``daemon``                                  the loops, signals and the ordered stop
+8      ``cli/``                                    fire classes, rendering, exit codes, the demo
 =====  ==========================================  ====================================================
 
 Three sockets, three rooms: only ``board/`` speaks HTTP to boards, only ``store`` and ``server`` speak

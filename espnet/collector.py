@@ -75,7 +75,8 @@ class Collector:
     """Polls the fleet. ``holder`` names this collector in locks, readings and `Store.collectors`.
 
     ``interval_s`` is for devices without one of their own; ``timeout_s`` is for one request. A trip
-    gets three times that: for the board's answer, for all its sensors, for all writes.
+    gets three times that: for the board's answer, for all its sensors, for all writes. ``observe`` is told
+    how long each poll took, in seconds.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Collector:
         timeout_s: float,
         outage: Outage | None = None,
         luck: Callable[[], float] = random.random,
+        observe: Callable[[float], object] = lambda poll_s: None,
     ) -> None:
+        self._observe = observe
         self._store, self._clock, self._holder = store, clock, holder
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._outage, self._luck = outage or Outage(), luck
@@ -239,9 +242,12 @@ class Collector:
         try:
             sight = await target.read(claim, self._clock, self._timeout_s)
         except BoardError as error:
+            self._observe(self._clock.monotonic() - began)
             return self._failed(claim, target, error)
+        poll_s = self._clock.monotonic() - began
+        self._observe(poll_s)
         reading = sight.reading(
-            poll_s=self._clock.monotonic() - began,
+            poll_s=poll_s,
             interval_s=target.interval_s,
             collector=self._holder,
         )

@@ -19,7 +19,6 @@ from espnet.model import (
     DEFAULT_INTERVAL_S,
     INTERVAL_RANGE_S,
     problem_with_address,
-    split_address,
 )
 from espnet.store import DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
 
@@ -190,21 +189,22 @@ def _sinks(name: str, text: str) -> tuple[str, ...]:
 
 
 def _address(name: str, text: str) -> str:
-    host, port = split_address(text)
-    problem = problem_with_address(text)
-    if problem or ":" not in text or not host or not port:
-        raise UsageError(
-            f"{name} must be an address such as 127.0.0.1:9469, not {text!r}"
-            + (f": it {problem}." if problem else ".")
-        )
-    return text
+    """``HOST:PORT``, or a port alone, which means this machine's loopback."""
+    address = f"127.0.0.1{text}" if text.startswith(":") else text
+    address = f"127.0.0.1:{text}" if text.isdigit() else address
+    problem = problem_with_address(address)
+    if problem is None and not re.search(r":[0-9]+\Z", address):
+        problem = "needs a port"
+    if problem:
+        raise UsageError(f"{name} is an address such as 127.0.0.1:9469; {text!r} {problem}.")
+    return address
 
 
 def _dogstatsd(name: str, text: str) -> str:
     if text.startswith("unix://"):
-        if len(text) > len("unix://") and text.isprintable():
+        if text.startswith("unix:///") and len(text) > 8 and text.isprintable():
             return text
-        raise UsageError(f"{name} names no socket: write unix:///var/run/datadog/dsd.socket.")
+        raise UsageError(f"{name} names no socket; write unix:///var/run/datadog/dsd.socket.")
     return _address(name, text)
 
 

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
 
 import structlog
 
@@ -28,6 +29,9 @@ from espnet.config import Config
 from espnet.errors import StoreUnavailable
 from espnet.store import Store
 from espnet.uploader import Uploader
+
+if TYPE_CHECKING:
+    from espnet.sinks.prometheus import Exposition
 
 log = structlog.get_logger()
 
@@ -68,7 +72,8 @@ class Daemon:
     """The collector and the uploaders of one process. ``heartbeat_hz`` is claims per second.
 
     ``revive`` is called, in a thread, while Redis is away: it may start it again (the embedded server
-    is ours to start) and raises `StoreUnavailable` when it cannot.
+    is ours to start) and raises `StoreUnavailable` when it cannot. ``out`` is where the console sink
+    writes. Raises `SinkError` for a sink that cannot work as it is set up.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Daemon:
         *,
         holder: str,
         heartbeat_hz: float,
+        out: TextIO,
         revive: Callable[[], object] | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -91,8 +97,18 @@ class Daemon:
         self._store = self._new_store()
         self._uploaders = [
             Uploader(self._new_store(), sink, holder, self._clock, stop=self._stop_uploads.is_set)
-            for sink in outlets.build(config)
+            for sink in outlets.build(config, out)
         ]
+        self._page = (
+            self._exposition(address) if (address := outlets.prometheus_address(config)) else None
+        )
+
+    def _exposition(self, address: str) -> "Exposition":
+        from espnet import exposition
+        from espnet.sinks.prometheus import Exposition
+
+        store = self._new_store()
+        return Exposition(lambda: exposition.look(store, self._clock), address, clock=self._clock)
 
     def _new_store(self) -> Store:
         """A Redis connection for one thread."""
@@ -112,7 +128,10 @@ class Daemon:
         import uvloop
 
         _allow_sockets(2 * MAX_IN_FLIGHT)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with (
+            self._page or contextlib.nullcontext(),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
             runner.run(self._serve())
 
     async def _serve(self) -> None:
@@ -127,6 +146,7 @@ class Daemon:
             interval_s=self._config.interval_s,
             timeout_s=self._config.timeout_s,
             outage=self._outage,
+            observe=self._page.observe if self._page else lambda _: None,
         )
         log.info(
             "collector.started",

@@ -5,8 +5,7 @@ Prometheus is no `Sink`: it asks instead of being told, and needs no stream; `da
 
 import importlib
 import re
-import sys
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from espnet.config import Config
 from espnet.errors import SinkError
@@ -24,9 +23,21 @@ def chosen(config: Config) -> tuple[str, ...]:
     return ("datadog",) if config.datadog_api_key else ()
 
 
-def build(config: Config) -> list[Sink]:
-    """The sinks that read the stream. Raises `SinkError` for one that cannot work as it is set up."""
-    sinks = [_build(word, config) for word in chosen(config) if word != "prometheus"]
+def prometheus_address(config: Config) -> str:
+    """Where the page for Prometheus is served; "" where it is not."""
+    if config.prometheus or "prometheus" not in (config.sinks or ()):
+        return config.prometheus
+    from espnet.sinks.prometheus import DEFAULT_ADDRESS
+
+    return DEFAULT_ADDRESS
+
+
+def build(config: Config, out: TextIO) -> list[Sink]:
+    """The sinks that read the stream; the console writes to ``out``.
+
+    Raises `SinkError` for one that cannot work as it is set up.
+    """
+    sinks = [_build(word, config, out) for word in chosen(config) if word != "prometheus"]
     names = [sink.name for sink in sinks]
     for name in names:
         if names.count(name) > 1:
@@ -34,7 +45,7 @@ def build(config: Config) -> list[Sink]:
     return sinks
 
 
-def _build(word: str, config: Config) -> Sink:
+def _build(word: str, config: Config, out: TextIO) -> Sink:
     # Each is imported when it is wanted: none of them is cheap.
     if word == "datadog":
         from espnet.sinks.datadog import Datadog
@@ -51,7 +62,7 @@ def _build(word: str, config: Config) -> Sink:
     if word == "console":
         from espnet.sinks.console import Console
 
-        return Console(sys.stdout)
+        return Console(out)
     return _own(word)
 
 

@@ -1,6 +1,7 @@
 """The words of the command line's first level."""
 
 import functools
+import sys
 from typing import Any
 
 import msgspec
@@ -170,6 +171,7 @@ class Commands(SampleWords):
         device_requests_timeout: str = "",
         metric_upload_interval: str = "",
         sinks: str = "",
+        prometheus: str = "",
         log_format: str = "",
     ) -> Exit:
         """Polls the fleet and uploads its samples until it is stopped.
@@ -183,6 +185,7 @@ class Commands(SampleWords):
         --device_requests_timeout   seconds of patience with one request to a board (2)
         --metric_upload_interval    seconds between two uploads (15)
         --sinks                     datadog, dogstatsd, prometheus, file, console, or none
+        --prometheus                serves a page for Prometheus at this address (127.0.0.1:9469)
         --log_format                one event a line, for people (text) or for machines (json)
 
         Example: espcli run --device_update_interval 30
@@ -196,6 +199,7 @@ class Commands(SampleWords):
                 "timeout_s": ("--device_requests_timeout", device_requests_timeout),
                 "upload_interval_s": ("--metric_upload_interval", metric_upload_interval),
                 "sinks": ("--sinks", sinks),
+                "prometheus": ("--prometheus", prometheus),
                 "log_format": ("--log_format", log_format),
             },
         )
@@ -207,6 +211,7 @@ class Commands(SampleWords):
             redis.url,
             holder=config.holder("collector"),
             heartbeat_hz=beats,
+            out=sys.stdout,
             revive=functools.partial(server.find, settings.redis_url, settings.data_dir)
             if redis.kind == "embedded"
             else None,

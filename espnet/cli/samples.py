@@ -1,5 +1,6 @@
 """The words about samples: what waits, who reads it, what became of it. The names are those of 2021."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -149,7 +150,7 @@ def _sinks(session: Session) -> "list[Sink]":
     """The chosen sinks; raises `SinkError` where none is."""
     from espnet import outlets
 
-    sinks = outlets.build(session.config)
+    sinks = outlets.build(session.config, sys.stdout)
     if not sinks:
         raise SinkError(
             "No sink is chosen that reads samples: set DATADOG_API_KEY, or ESPNET_SINKS to "
