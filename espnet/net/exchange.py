@@ -9,6 +9,7 @@ the request had been sent whole.
 import http.client
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -96,6 +97,8 @@ class Exchanger:
         self._time = _Time(monotonic)
         self._keep, self._direct = keep, direct
         self._adapter = _Adapter(self._time)
+        # Whoever drops an exchanger without closing it leaves no connection behind.
+        weakref.finalize(self, self._adapter.close)
         # Only asked for settings: it would follow a redirection's body to its end.
         self._session = requests.Session()
         self._session.trust_env = trust_env
