@@ -343,6 +343,48 @@ def test_a_request_that_nobody_takes_through_tls_ends_in_time(trusted: Path) -> 
         release.set()
 
 
+# --- through a proxy ----------------------------------------------------------------------------
+
+
+def test_a_proxy_is_asked_only_where_the_machine_s_settings_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With ``trust_env``, and not for the host that is named as direct."""
+    with Wire(answer(b"ok")) as proxy, Wire(answer(b"direct")) as wire:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address()}")
+        monkeypatch.setenv("NO_PROXY", "")
+        with closing(Exchanger(time.monotonic, trust_env=True, direct="127.0.0.1")) as exchanger:
+            assert ask(exchanger, "http://intake.example/", timeout_s=10.0).body == b"ok"
+            assert ask(exchanger, f"http://{wire.address()}/", timeout_s=10.0).body == b"direct"
+        with closing(Exchanger(time.monotonic)) as exchanger:
+            assert ask(exchanger, f"http://{wire.address()}/", timeout_s=10.0).body == b"direct"
+        (request,) = proxy.requests["127.0.0.1"]
+        assert request.startswith(b"POST http://intake.example/ HTTP/1.1\r\n")
+
+
+DRIPS = Say(tuple(bytes([b]) for b in b"HTTP/1.1 200 OK\r\nX: " + b"y" * 99), "hang", 0.02)
+TUNNELS = {
+    "refuses": (answer(b"", status="407 Who?", then="close"), "unreachable"),
+    "hangs": (Say((), "hang"), "timeout"),
+    "drips": (DRIPS, "timeout"),
+    "leads to nothing": (Say((b"HTTP/1.1 200 OK\r\n\r\n",), "hang"), "timeout"),
+}
+
+
+@pytest.mark.parametrize("case", TUNNELS)
+def test_a_tunnel_that_does_not_come_about_ends_in_time(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way through a proxy counts as part of the exchange, and nothing was sent yet."""
+    say, fault = TUNNELS[case]
+    with Wire(say) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address()}")
+        monkeypatch.setenv("NO_PROXY", "")
+        assert fault_of("https://intake.example/", trust_env=True) == (fault, False)
+        (request,) = proxy.requests["127.0.0.1"]
+        assert request.startswith(b"CONNECT intake.example:443 ")
+
+
 def test_every_way_to_end_leaves_the_request_unsaid_or_said() -> None:
     """A connection that closes without a byte had the request; one that was refused had not."""
     with Wire(Say((), "close")) as wire:
