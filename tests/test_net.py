@@ -183,6 +183,16 @@ def test_an_early_answer_is_heard_and_says_that_it_was_early() -> None:
         assert reply.status == 413
 
 
+def test_no_time_at_all_is_a_time_out() -> None:
+    """Not an error of another kind, and nothing is sent."""
+    with Wire() as wire, closing(Exchanger(time.monotonic)) as exchanger:
+        for timeout_s in (0.0, -50.0):
+            with pytest.raises(ExchangeError) as caught:
+                ask(exchanger, f"http://{wire.address()}/", timeout_s=timeout_s)
+            assert (caught.value.fault, caught.value.is_sent) == ("connect", False)
+        assert not wire.requests
+
+
 def test_a_connection_is_kept_only_when_asked_to_and_never_after_a_failure() -> None:
     """Kept for the next exchange, renewed when the far end has left, closed when anything was odd."""
     ok, odd = answer(b"ok"), answer(b"x" * 2_000)

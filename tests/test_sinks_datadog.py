@@ -169,6 +169,13 @@ def test_no_request_begins_that_might_outlast_the_time(intake: Intake) -> None:
     assert sink.send(sent[outcome.accepted :]).verdict is Verdict.OK
 
 
+def test_no_time_at_all_is_no_request(intake: Intake) -> None:
+    """A machine that slept while a request was made finds its time over, and says so."""
+    outcome = sink_to(intake, within_s=0.0).send(samples(4))
+    assert outcome == Outcome(0, Verdict.BUSY, outcome.reason, retry_after_s=0.0)
+    assert not intake.requests
+
+
 def test_the_time_of_a_send_is_what_the_contract_says() -> None:
     """The first request's time-out and every later one's end within `SEND_S`."""
     sink = Datadog(KEY)

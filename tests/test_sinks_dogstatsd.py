@@ -190,7 +190,7 @@ def test_nobody_at_the_port_is_busy() -> None:
     reason = f"DogStatsD at {address} cannot be sent to (Connection refused)."
     refused = Outcome(0, Verdict.BUSY, reason, tried=4)
     # The word of it may come a moment late on a busy machine, and never twice.
-    assert outcomes.count(refused) >= 10
+    assert outcomes.count(refused) > 10
     assert set(outcomes) <= {refused, Outcome(4)}
 
 

@@ -124,7 +124,8 @@ class Exchanger:
             request = requests.Request(method, url, {**kept, **headers}, data=body).prepare()
             direct = {"no_proxy": self._direct} if self._direct else {}
             settings: Any = self._session.merge_environment_settings(url, direct, True, None, None)
-            response = self._adapter.send(request, timeout=timeout_s, **settings)
+            # urllib3 takes no time-out of 0; the sockets see to it that there is none left.
+            response = self._adapter.send(request, timeout=max(timeout_s, 0.001), **settings)
             reply = self._read(response, max_bytes)
             is_whole = reply.fault is None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

@@ -108,7 +108,8 @@ class Datadog:
                 most_bytes = SAFE_BYTES
                 continue
             left_s = self._within_s - (_monotonic() - began)
-            if accepted and left_s < self._timeout_s:
+            # The first one is begun even with less: a machine that slept must get on.
+            if left_s < (self._timeout_s if accepted else 0.001):
                 why = self._sentence(f"took {accepted} samples in the time there was")
                 return Outcome(accepted, Verdict.BUSY, why, retry_after_s=0.0, date=outcome.date)
             outcome = self._post(made, count, min(left_s, self._timeout_s))
