@@ -18,6 +18,7 @@ memory in one Redis round trip. Imports go strictly downward, and a test enforce
 layer  module                                      responsibility
 =====  ==========================================  ====================================================
 0      ``errors`` ``clock`` ``model``              the error tree; time; frozen records and their codecs
+0      ``net/``                                    asking the network within a time
 1      ``board/``                                  every call that a board understands, sent two ways
 1      ``server``                                  which Redis is used; the embedded one
 1      ``sinks/``                                  one file a place that samples go
@@ -36,8 +37,8 @@ layer  module                                      responsibility
 =====  ==========================================  ====================================================
 
 Three sockets, three rooms: only ``board/`` speaks HTTP to boards, only ``store`` and ``server`` speak
-Redis, only ``sinks/`` speaks to the outside. Only ``cli`` prints or exits; only ``config`` reads the
-environment; only ``clock`` reads the time.
+Redis, only ``sinks/`` speaks to the outside; ``net/`` is what the first and the last ask with. Only
+``cli`` prints or exits; only ``config`` reads the environment; only ``clock`` reads the time.
 """
 
 __version__ = "0.1.0"

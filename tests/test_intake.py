@@ -5,6 +5,7 @@ import json
 import socket
 import zlib
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -218,6 +219,15 @@ def test_a_client_that_gives_up_on_a_delay_is_not_ingested(
         client.sendall(head.encode() + raw)
     assert post(intake, {"series": [series(clock.now(), value=2.0)]}).status_code == 202
     assert intake.points("esp32.f") == [(clock.now(), 2.0)]
+
+
+def test_every_answer_carries_the_intake_s_own_date(intake: Intake, clock: ManualClock) -> None:
+    """Whose clock is wrong can be seen from outside."""
+    clock.advance(86_400)
+    for status in (202, 400):
+        answer = post(intake, {"series": []} if status == 202 else [])
+        assert answer.status_code == status
+        assert parsedate_to_datetime(answer.headers["Date"]).timestamp() == clock.now()
 
 
 def test_half_a_request_harms_nobody(intake: Intake, clock: ManualClock) -> None:

@@ -1,48 +1,38 @@
 """The Datadog sink, with the real library, over real sockets."""
 
 import copy
+import json
 import logging
 import math
 import random
-import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 
+import datadog
 import pytest
+from board_wire import Wire, answer, eventually
+from sink_cases import APP_KEY, CLOCK, KEY, OK, an_intake, heavy, is_sentence, samples, sink_to
 
 from espnet.errors import SinkError
 from espnet.model import Sample
-from espnet.simulator.intake import Answer, Intake
-from espnet.sinks import Sink
+from espnet.simulator.intake import COMPRESSED_BYTES, Answer, Intake
+from espnet.sinks import SEND_S, Outcome, Sink, Verdict
 from espnet.sinks.datadog import Datadog
-
-KEY = "0123456789abcdef0123456789abcdef"
-APP_KEY = "fedcba9876543210"
-OK = b'{"status": "ok"}'
 
 
 @pytest.fixture
 def intake() -> Iterator[Intake]:
-    with Intake(KEY, points_each=1_000_000, most_series=1_000_000) as running:
+    with an_intake() as running:
         yield running
-
-
-def sink_to(intake: Intake, timeout_s: float = 10.0) -> Datadog:
-    return Datadog(KEY, APP_KEY, intake.url, timeout_s=timeout_s)
-
-
-def samples(count: int = 1, tags: tuple[str, ...] = ("id:a", "name:porch")) -> list[Sample]:
-    now = time.time()
-    return [Sample("esp32.f", 20.0 + n, now - n, tags) for n in range(count)]
 
 
 def test_accepted_samples_are_at_the_intake(intake: Intake) -> None:
     """What is said to be accepted arrived: metric, value, time and tags."""
     sink: Sink = sink_to(intake)
     sent = samples(3)
-    assert sink.send(sent) == (3, "", None)
+    assert sink.send(sent).accepted == 3
     assert intake.points("esp32.f", "id:a", "name:porch") == [(s.at, s.value) for s in sent]
 
 
@@ -66,7 +56,7 @@ def test_requests_are_compressed(intake: Intake) -> None:
 
 def test_nothing_to_send_is_no_request(intake: Intake) -> None:
     """No samples, no traffic, no complaint."""
-    assert sink_to(intake).send([]) == (0, "", None)
+    assert sink_to(intake).send([]) == Outcome(0)
     assert not intake.requests
 
 
@@ -76,91 +66,6 @@ def test_samples_are_not_changed(intake: Intake) -> None:
     before = copy.deepcopy(sent)
     sink_to(intake).send(sent)
     assert sent == before
-
-
-# What the intake does, and what the reason must say of it. Whatever is not here with its status is a
-# connection that ended without one.
-REFUSALS = {
-    "202 with another body": (Answer(202, b'{"status": "no"}'), 202, 'the body does not say "ok"'),
-    "202 with nothing": (Answer(202, b""), 202, 'the body does not say "ok"'),
-    "202 with a list": (Answer(202, b'["ok"]'), 202, 'the body does not say "ok"'),
-    "202 with a word": (Answer(202, b'"ok"'), 202, 'the body does not say "ok"'),
-    "202 with HTML": (Answer(202, b"<html>ok</html>"), 202, "not JSON"),
-    "202 with half a body": (Answer(202, OK, close="midway"), None, "closed the connection"),
-    "202 with errors": (Answer(202, b'{"status": "ok", "errors": ["x"]}'), 202, ": x"),
-    "301": (Answer(301, b"", headers=(("Location", "/api/v1/series"),)), 301, "Moved"),
-    "400": (Answer(400, b'{"errors": ["Payload is bad."]}'), 400, ": Payload is bad."),
-    "400 that says ok": (Answer(400, OK), 400, 'the body does not say "ok"'),
-    "401": (Answer(401, b'{"errors": ["Who?"]}'), 401, "check DATADOG_API_KEY"),
-    "403 with JSON": (
-        Answer(403, b'{"status": "error", "code": 403, "errors": ["Forbidden"]}'),
-        403,
-        ": Forbidden; check DATADOG_API_KEY",
-    ),
-    "403 with HTML": (Answer(403, b"<html>"), 403, "check DATADOG_API_KEY"),
-    "403 with odd errors": (Answer(403, b'{"errors": {"a": 1}}'), 403, "{'a': 1}"),
-    "403 with no errors": (Answer(403, b'{"errors": []}'), 403, "check DATADOG_API_KEY"),
-    "404": (Answer(404, b'{"errors": ["Not found"]}'), 404, "Not found"),
-    "408": (Answer(408, b"{}"), 408, "Request Timeout"),
-    "413": (Answer(413, b'{"errors": ["Payload too large"]}'), 413, "Too Large"),
-    "429": (Answer(429, b'{"errors": ["Slow down"]}'), 429, "Slow down"),
-    "500": (Answer(500, b"oops"), 500, "Internal Server Error"),
-    "503": (Answer(503, OK), 503, "Service Unavailable"),
-    "no answer": (Answer(close="before"), None, "closed the connection"),
-    "silence": (Answer(delay_s=600), None, "did not answer within 0.3 s"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_whatever_is_not_ok_is_not_accepted(case: str, intake: Intake) -> None:
-    """Every end of a request but 202 with ok: nothing accepted, one sentence why; then all is well."""
-    answer, status, says = REFUSALS[case]
-    intake.script([answer])
-    sink = sink_to(intake, timeout_s=0.3)
-    outcome = sink.send(samples())
-    assert (outcome.accepted, outcome.status) == (0, status)
-    assert says in outcome.reason
-    assert outcome.reason.startswith(f"Datadog at {intake.url} ")
-    assert outcome.reason.endswith(".")
-    assert "\n" not in outcome.reason
-    assert " object at 0x" not in outcome.reason
-    assert sink_to(intake).send(samples()).accepted == 1
-
-
-def test_a_refused_connection_is_a_reason() -> None:
-    """Nobody listens: not accepted, and the reason is the system's."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    outcome = Datadog(KEY, host=f"http://127.0.0.1:{port}").send(samples())
-    reason = f"Datadog at http://127.0.0.1:{port} cannot be reached (Connection refused)."
-    assert outcome == (0, reason, None)
-
-
-def test_an_unknown_host_is_a_reason() -> None:
-    """A name that leads nowhere is a refusal, not a crash (RFC 6761: ``.invalid`` never resolves)."""
-    for name in ("intake.invalid", "a..b", "x" * 64 + ".invalid"):
-        outcome = Datadog(KEY, host=f"http://{name}", timeout_s=5).send(samples())
-        assert outcome.accepted == 0
-        assert "cannot be reached" in outcome.reason
-
-
-def test_what_speaks_no_http_is_a_reason() -> None:
-    """Some other server at that address: not accepted."""
-    import threading
-
-    def answer(server: socket.socket) -> None:
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(65_536)
-            connection.sendall(b"220 mail.example ESMTP\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=answer, args=(server,))
-        thread.start()
-        outcome = Datadog(KEY, host=f"http://127.0.0.1:{server.getsockname()[1]}").send(samples())
-        thread.join()
-    assert outcome.accepted == 0
-    assert "closed the connection before it had answered" in outcome.reason
 
 
 def test_the_library_never_backs_off_on_its_own(intake: Intake) -> None:
@@ -175,12 +80,12 @@ def test_the_library_never_backs_off_on_its_own(intake: Intake) -> None:
 
 def test_what_the_first_requests_delivered_stays_accepted(intake: Intake) -> None:
     """Partial success: exactly the beginning is accepted, and the rest sent again completes it."""
-    # Tags that differ in every sample fill requests soonest.
-    sent = [s for n in range(150) for s in samples(1, (f"n:{n}", *(["t:" + "x" * 190] * 90)))]
+    sent = heavy(150)
     intake.script([Answer(), Answer(), Answer(503)])
     sink = sink_to(intake)
     outcome = sink.send(sent)
     assert 0 < outcome.accepted < len(sent)
+    assert 0 < outcome.tried <= len(sent) - outcome.accepted
     assert outcome.status == 503
     assert intake.accepted == outcome.accepted
     assert sink.send(sent[outcome.accepted :]).accepted == len(sent) - outcome.accepted
@@ -192,7 +97,7 @@ def test_requests_keep_to_the_limits_of_the_intake(intake: Intake, seed: int) ->
     """Many samples, long or foreign tags, digits that do not compress: never 413, each point once."""
     chance = random.Random(seed)
     names = ["".join(chance.choices("aü温🌡", k=40)) for _ in range(200)]
-    now = time.time()
+    now = CLOCK.now()
     sent = [
         Sample(
             chance.choice(["esp32.f", "esp32.up", "esp32.poll_seconds"]),
@@ -202,26 +107,118 @@ def test_requests_keep_to_the_limits_of_the_intake(intake: Intake, seed: int) ->
         )
         for _ in range(12_000)
     ]
-    assert sink_to(intake).send(sent) == (len(sent), "", None)
+    assert sink_to(intake).send(sent).accepted == len(sent)
     assert intake.statuses == {202: len(intake.requests)}
     assert intake.accepted == len(sent)
     kept = [(at, v) for m in {s.metric for s in sent} for at, v in intake.points(m)]
     assert sorted(kept) == sorted((s.at, s.value) for s in sent)
 
 
+def test_what_cannot_be_compressed_keeps_to_the_limits_too(intake: Intake) -> None:
+    """The least compressible tags there are: no request is refused for its size."""
+    chance = random.Random(1)
+    letters = "".join(map(chr, range(33, 127)))
+    sent = [
+        s
+        for n in range(400)
+        for s in samples(1, ("t:" + "".join(chance.choices(letters, k=4_000)),))
+    ]
+    assert sink_to(intake).send(sent).accepted == len(sent)
+    assert intake.statuses == {202: len(intake.requests)}
+    assert 350_000 < max(request.sent_bytes for request in intake.requests) <= COMPRESSED_BYTES
+    assert len(intake.series()) == len(sent)
+
+
+def test_a_sample_that_no_request_can_carry_is_bad(intake: Intake) -> None:
+    """What came before it is delivered, it is named, and what comes after it waits for its turn."""
+    chance = random.Random(1)
+    letters = "".join(map(chr, range(33, 127)))
+    sink = sink_to(intake)
+    for tag in ("x" * 5_000_000, "".join(chance.choices(letters, k=600_000))):
+        outcome = sink.send([*samples(3), Sample("esp32.f", 1.0, CLOCK.now(), (tag,)), *samples(3)])
+        assert (outcome.accepted, outcome.verdict, outcome.tried) == (3, Verdict.BAD, 1)
+        assert outcome.reason == "A sample of esp32.f is too long for any request."
+    assert intake.statuses == {202: 2}
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_never_leaves(intake: Intake, value: float) -> None:
     """What JSON cannot say is not sent, what came before it is, and the reason names it."""
-    sent = samples(3)
-    bad = Sample("esp32.gpio", value, time.time(), ())
-    outcome = sink_to(intake).send([*sent, bad, *sent])
-    assert outcome == (3, "A sample of esp32.gpio is not finite; it was not sent.", None)
-    assert intake.statuses == {202: 1}
+    for bad in (
+        Sample("esp32.gpio", value, CLOCK.now(), ()),
+        Sample("esp32.gpio", 1.0, value, ()),
+    ):
+        outcome = sink_to(intake).send([*samples(3), bad, *samples(3)])
+        reason = "A sample of esp32.gpio is not finite; it was not sent."
+        assert outcome == Outcome(3, Verdict.BAD, reason, tried=1, date=CLOCK.now())
+        assert sink_to(intake).send([bad]) == Outcome(0, Verdict.BAD, reason, tried=1)
+    assert intake.statuses == {202: 2}
+
+
+def test_no_request_begins_that_might_outlast_the_time(intake: Intake) -> None:
+    """A backlog is delivered until the time is over; the rest was not tried, and may come at once."""
+    intake.script([Answer(delay_s=0.15)])
+    sent = heavy(150)
+    sink = sink_to(intake, timeout_s=10.0, within_s=10.1)
+    outcome = sink.send(sent)
+    assert 0 < outcome.accepted < len(sent)
+    reason = f"Datadog at {intake.url} took {outcome.accepted} samples in the time there was."
+    expected = Outcome(outcome.accepted, Verdict.BUSY, reason, retry_after_s=0.0, date=CLOCK.now())
+    assert outcome == expected
+    assert len(intake.requests) == 1
+    assert sink.send(sent[outcome.accepted :]).verdict is Verdict.OK
+
+
+def test_no_time_at_all_is_no_request(intake: Intake) -> None:
+    """A machine that slept while a request was made finds its time over, and says so."""
+    outcome = sink_to(intake, within_s=0.0).send(samples(4))
+    assert outcome == Outcome(0, Verdict.BUSY, outcome.reason, retry_after_s=0.0)
+    assert not intake.requests
+
+
+def test_the_time_of_a_send_is_what_the_contract_says() -> None:
+    """The first request's time-out and every later one's end within `SEND_S`."""
+    sink = Datadog(KEY)
+    assert sink._timeout_s <= sink._within_s < SEND_S
+
+
+def test_a_connection_is_kept_from_request_to_request() -> None:
+    """A backlog pays for one connection; one that the intake has closed meanwhile costs no doubt."""
+    ok = answer(OK, status="202 Accepted")
+    with Wire(ok, ok, ok, ok._replace(then="close"), ok) as wire:
+        sink = Datadog(KEY, host=f"http://{wire.address()}")
+        assert sink.send(heavy(150)).accepted == 150
+        assert wire.connections["127.0.0.1"] == 1
+        assert len(wire.requests["127.0.0.1"]) == 3
+        assert sink.send(samples()).accepted == 1
+        eventually(lambda: not wire.open["127.0.0.1"])
+        assert sink.send(samples()).accepted == 1
+        assert wire.connections["127.0.0.1"] == 2
+        sink.close()
+        eventually(lambda: not wire.open["127.0.0.1"])
+
+
+def test_no_sink_waits_for_another_one_s_network(intake: Intake) -> None:
+    """While one intake is silent, the others are served."""
+    with Wire(answer(OK, status="202 Accepted")) as wire:
+        go = wire.hold_back()
+        outcomes: list[Outcome] = []
+        slow = Datadog(KEY, host=f"http://{wire.address()}")
+        thread = threading.Thread(target=lambda: outcomes.append(slow.send(samples())))
+        thread.start()
+        try:
+            eventually(lambda: wire.requests["127.0.0.1"])
+            assert sink_to(intake).send(samples()).accepted == 1
+            assert not outcomes
+        finally:
+            go.set()
+            thread.join(10)
+        assert outcomes[0].accepted == 1
 
 
 def test_sinks_do_not_disturb_each_other(intake: Intake) -> None:
     """Two sinks in one process keep their own key, host and time-out, whoever sent last."""
-    with Intake("another") as other:
+    with Intake("another", clock=CLOCK) as other:
         here, there = sink_to(intake), Datadog("another", host=other.url, timeout_s=0.1)
         for _ in range(2):
             assert here.send(samples()).accepted == 1
@@ -246,9 +243,21 @@ def test_the_keys_are_told_to_nobody(
     told += [repr(sink.send(samples())) for _ in range(5)]
     assert "bad keys (key) and (key)" in told[2]
     printed = capfd.readouterr()
-    for text in (*told, caplog.text, printed.out, printed.err):
+    kept = repr((vars(datadog.api), vars(datadog.api.api_client.APIClient)))
+    for text in (*told, caplog.text, printed.out, printed.err, kept):
         assert KEY not in text
         assert APP_KEY not in text
+
+
+def test_a_key_is_not_told_in_part(intake: Intake) -> None:
+    """Where a long complaint is cut, no piece of a key is left; nothing in it moves a terminal."""
+    sink = sink_to(intake)
+    for spaces in range(160, 205):
+        echo = {"errors": ["\x1b[2J" + "." * spaces + KEY]}
+        intake.script([Answer(400, json.dumps(echo).encode())])
+        outcome = sink.send(samples())
+        assert KEY[:6] not in outcome.reason
+        is_sentence(outcome, intake.url)
 
 
 def test_a_redirection_is_not_followed(intake: Intake) -> None:
@@ -257,7 +266,8 @@ def test_a_redirection_is_not_followed(intake: Intake) -> None:
         for status in (301, 302, 307, 308):
             place = (("Location", other.url + "/api/v1/series"),)
             intake.script([Answer(status, OK, headers=place)])
-            assert sink_to(intake).send(samples())[::2] == (0, status)
+            outcome = sink_to(intake).send(samples())
+            assert (outcome.verdict, outcome.tried, outcome.status) == (Verdict.BUSY, 1, status)
         assert not other.requests
 
 

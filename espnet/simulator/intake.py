@@ -312,6 +312,10 @@ def _handler_of(intake: Intake) -> type[BaseHTTPRequestHandler]:
             half = len(answer.body) // 2
             self.wfile.write(answer.body[:half] if answer.close == "midway" else answer.body)
 
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            """``Date`` is the intake's own time, right or wrong."""
+            return super().date_time_string(timestamp or intake._clock.now())
+
         def log_message(self, format: str, *args: Any) -> None:
             pass
 

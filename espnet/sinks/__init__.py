@@ -55,8 +55,8 @@ class Outcome(NamedTuple):
 class Sink(Protocol):
     """Where samples go. ``name`` names its consumer group and its books: letters, digits, ``_``.
 
-    ``window_s`` is the age from which the far end no longer wants a sample, ``future_s`` how far ahead of
-    the controller's clock a sample's time may be; None where it takes any.
+    ``window_s`` is the age from which the far end no longer wants a sample; None if it takes any.
+    ``future_s`` is how far ahead of the controller's clock a sample's time may be.
     """
 
     name: str
