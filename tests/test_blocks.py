@@ -217,7 +217,7 @@ def test_the_finest_level_that_is_whole_is_chosen() -> None:
     """A level that lost something younger than what is asked is not the one that answers."""
     past = Past(Table([], {}), ((), (), ()), (1_000, 500, 0))
     assert [past.finest(at).name for at in (1_000, 999, 500, 499)] == [
-        "full rate", "5 minutes", "5 minutes", "1 hour",
+        "full rate", "5-minute", "5-minute", "hourly",
     ]  # fmt: skip
     assert past.is_empty()
 

@@ -25,8 +25,8 @@ class Level(NamedTuple):
 
 LEVELS = (
     Level("full rate", 0, 86_400, 240, 1 / 8),
-    Level("5 minutes", 300, 30 * 86_400, 96, 1 / 4),
-    Level("1 hour", 3_600, 366 * 86_400, 96, 0.0),
+    Level("5-minute", 300, 30 * 86_400, 96, 1 / 4),
+    Level("hourly", 3_600, 366 * 86_400, 96, 0.0),
 )
 
 

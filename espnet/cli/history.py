@@ -153,7 +153,10 @@ def _story(
     hint = ""
     if level.width and width % level.width:
         asked, width = width, math.ceil(width / level.width) * level.width
-        hint = f"That far back there are {level.name} values only: {_span(width)} instead of {_span(asked)}."
+        hint = (
+            f"That far back there are {level.name} values only: {_span(width)} instead of "
+            f"{_span(asked)}."
+        )
     elif level.width and not width:
         width = level.width
         hint = f"These are {level.name} values: full rate does not reach back that far."
@@ -206,7 +209,8 @@ def _with_gaps(story: Story, interval_s: float) -> Story:
         step = story.until - story.times[index] if is_last else steps[place]
         near = steps[max(0, place - _NEAR) : place + _NEAR + 1]
         usual = max(interval_s, statistics.median(near) if near else 0.0)
-        if step > _longest(usual, interval_s, story.width):
+        is_told = all(cells[index] is None for cells in story.columns.values())
+        if not is_told and step > _longest(usual, interval_s, story.width):
             put(story.times[index] + (story.width or usual), None)
     return story._replace(times=times, columns=columns)
 
@@ -235,7 +239,7 @@ def _rows(story: Story, field: str) -> Iterator[dict[str, Any]]:
     stamp = _stamps(story)
     for index, at in enumerate(story.times):
         cells = {name: column[index] for name, column in story.columns.items()}
-        row: dict[str, Any] = {"at": at, "time": stamp(at)}
+        row: dict[str, Any] = {"at": round(at, 3), "time": stamp(at)}
         if story.width:
             row["readings"] = max((cell[0] for cell in cells.values() if cell), default=0)
         for name, cell in cells.items():

@@ -26,11 +26,14 @@ _WIDTHS, _HEIGHTS = (40, 200), (8, 20)
 _STEPS_S = (1, 5, 10, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200,
             86_400, 172_800, 604_800, 1_209_600, 2_592_000, 7_776_000)  # fmt: skip
 #: Characters of a mark on the time axis, with space around it.
-_MARK = 12
-#: Points that are drawn in the terminal for one of its characters, at most.
-_DENSE = 8
+_MARK = 10
+#: Points that are drawn at most: dots side by side in a character of the terminal, dots in a picture.
+_DENSE, _PICTURE = 2, 800
 #: The ends of fields' names and the units of their values.
 _UNITS = (("temp", "°C"), ("humidity", "%"), ("seconds", "s"))
+
+#: When, and what was there; None where nothing was.
+Point = tuple[float, Cell | None]
 
 
 def unit(field: str) -> str:
@@ -63,6 +66,8 @@ def drawn(story: "Story") -> str:
     # One drawing leaves room for the prompt; several share two screens.
     height = min(max((size.lines - 3) * min(count, 2) // count, _HEIGHTS[0]), _HEIGHTS[1])
     pictures = [_drawing(story, field, width, height) for field in story.columns]
+    if any(_is_band(_thinned(story, field, width * _DENSE)) for field in story.columns):
+        pictures.append("The line is the mean; dots are minimum and maximum.")
     return "\n".join(pictures)
 
 
@@ -92,8 +97,8 @@ def _drawing(story: "Story", field: str, width: int, height: int) -> str:
         signal = figure.signal(times, middle, marker="braille" if len(run) > 1 else "dot")
         figure.draw(signal.lines())
     vertical, across = figure.ruler("y"), figure.ruler("x")
-    room = (marks[-1] - marks[0]) * 0.05
-    vertical.lim(min(low, marks[0]) - room, max(high, marks[-1]) + room)
+    low, high = min(low, marks[0]), max(high, marks[-1])
+    vertical.lim(low - (high - low) * 0.05, high + (high - low) * 0.05)
     vertical.ticks(marks, labels)
     across.lim(story.since, story.until)
     across.ticks(*_time_marks(story, (width - 10) // _MARK))
@@ -102,25 +107,37 @@ def _drawing(story: "Story", field: str, width: int, height: int) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _thinned(story: "Story", field: str, most: int) -> list[tuple[float, Cell | None]]:
-    """The points of a field; where there are too many, one for several, with what they all were."""
+def _thinned(story: "Story", field: str, most: int) -> list[Point]:
+    """The points of a field, or where there are too many, one for several: what they all were.
+
+    Between two of those a gap is shown where it can be seen: where it is wider than one of them.
+    """
     points = list(zip(story.times, story.columns[field], strict=True))
-    several = math.ceil(len(points) / most)
-    if several == 1:
+    if len(points) <= most:
         return points
-    found: list[tuple[float, Cell | None]] = []
-    for start in range(0, len(points), several):
-        group = points[start : start + several]
-        cells = [cell for _, cell in group if cell]
-        if cells:
-            counts, lows, totals, highs = zip(*cells, strict=True)
-            found.append((group[0][0], (sum(counts), min(lows), math.fsum(totals), max(highs))))
-        if len(cells) < len(group):
-            found.append((group[-1][0], None))
+    width = (story.until - story.since) / most
+    found: list[Point] = []
+    group: list[Cell] = []
+    place, missing = 0, None
+    for at, cell in [*points, (math.inf, None)]:
+        if cell is None and at < math.inf:
+            missing = at if missing is None else missing
+            continue
+        here = int((at - story.since) / width) if at < math.inf else place + 1
+        if here != place and group:
+            counts, lows, totals, highs = zip(*group, strict=True)
+            whole = (sum(counts), min(lows), math.fsum(totals), max(highs))
+            found.append((story.since + (place + 0.5) * width, whole))
+            group = []
+            if missing is not None and (here > place + 1 or at == math.inf):
+                found.append((missing, None))
+        place, missing = here, None
+        if cell is not None:
+            group.append(cell)
     return found
 
 
-def _runs(points: list[tuple[float, Cell | None]]) -> Iterator[list[tuple[float, Cell]]]:
+def _runs(points: list[Point]) -> Iterator[list[tuple[float, Cell]]]:
     """The points between two gaps."""
     run: list[tuple[float, Cell]] = []
     for at, cell in points:
@@ -131,6 +148,11 @@ def _runs(points: list[tuple[float, Cell | None]]) -> Iterator[list[tuple[float,
             run = []
     if run:
         yield run
+
+
+def _is_band(points: list[Point]) -> bool:
+    """Whether points stand for several values each."""
+    return any(cell is not None and cell[0] > 1 and cell[1] != cell[3] for _, cell in points)
 
 
 def _stepped(times: list[float], values: list[float]) -> tuple[list[float], list[float]]:
@@ -148,15 +170,21 @@ def _is_switch(story: "Story", field: str) -> bool:
 
 
 def _marks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers that span ``low`` to ``high``: about ``count`` of them."""
+    """About ``count`` round numbers from ``low`` to ``high``, at least two; more than they span where
+    nothing changes."""
     if {low, high} <= {0.0, 1.0}:
         return [0.0, 1.0]
-    room = (high - low) / max(1, count - 1) or abs(low) / 10 or 1.0
+    room = (high - low) / count or abs(low) / 10 or 1.0
     power = 10.0 ** math.floor(math.log10(room))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= room * 0.999)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    if first == last:
-        last += 1
+    steps = [step * power for step in (1, 2, 2.5, 5, 10) if step * power >= room * 0.999]
+    step = steps[0]
+    marks = _multiples(step, math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9))
+    if len(marks) > 1:
+        return marks
+    return _multiples(step, math.floor(low / step), math.floor(low / step) + 1)
+
+
+def _multiples(step: float, first: int, last: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
@@ -218,30 +246,22 @@ def _picture(story: "Story") -> Any:
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     nothing = (0, math.nan, math.nan, math.nan)
-    times = [datetime.fromtimestamp(at, story.zone) for at in story.times]
-    for axis, (field, column) in zip(axes, story.columns.items(), strict=True):
-        cells = [cell or nothing for cell in column]
+    is_banded = False
+    for axis, field in zip(axes, story.columns, strict=True):
+        points = _thinned(story, field, _PICTURE)
+        times = [datetime.fromtimestamp(at, story.zone) for at, _ in points]
+        cells = [cell or nothing for _, cell in points]
         middle = [mean(cell) if cell[0] else math.nan for cell in cells]
         is_switch = _is_switch(story, field)
-        step: Any = "post" if is_switch else None
-        axis.plot(
-            times,
-            middle,
-            linewidth=1.2,
-            color="C0",
-            drawstyle="steps-post" if is_switch else "default",
-        )
-        # A point with nothing on either side has no line.
-        alone = [
-            index
-            for index, value in enumerate(middle)
-            if not math.isnan(value)
-            and (index == 0 or math.isnan(middle[index - 1]))
-            and (index + 1 == len(middle) or math.isnan(middle[index + 1]))
-        ]
-        axis.plot([times[i] for i in alone], [middle[i] for i in alone], "o", ms=2.5, color="C0")
-        if story.width:
+        style: Any = "steps-post" if is_switch else "default"
+        axis.plot(times, middle, linewidth=1.2, color="C0", drawstyle=style)
+        alone = [run[0] for run in _runs(points) if len(run) == 1]
+        where = [datetime.fromtimestamp(at, story.zone) for at, _ in alone]
+        axis.plot(where, [mean(cell) for _, cell in alone], "o", ms=2.5, color="C0")
+        if _is_band(points):
+            is_banded = True
             lows, highs = [cell[1] for cell in cells], [cell[3] for cell in cells]
+            step: Any = "post" if is_switch else None
             axis.fill_between(times, lows, highs, alpha=0.25, linewidth=0, color="C0", step=step)
         if is_switch:
             axis.set_ylim(-0.15, 1.15)
@@ -255,6 +275,7 @@ def _picture(story: "Story") -> Any:
     axes[-1].set_xlim(
         *(datetime.fromtimestamp(at, story.zone) for at in (story.since, story.until))
     )
-    axes[-1].set_xlabel(f"{story.zone.key}", fontsize=9)
+    told = " · line: mean, band: minimum to maximum" if is_banded else ""
+    axes[-1].set_xlabel(f"{story.zone.key}{told}", fontsize=9, parse_math=False)
     figure.suptitle(story.name, fontsize=12, parse_math=False)
     return figure
