@@ -6,11 +6,12 @@ is bounded: a page of entries, a few tails that are packed, a few devices that a
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 from espnet.blocks import LEVELS, sealed
 from espnet.model import SampleBatch, phase
 from espnet.store import Entry, Store
-from espnet.store.history import GROUP, Packing, Row, State, Tail
+from espnet.store.history import GROUP, Packing, Row, State
 
 #: Entries (polls) of one step.
 ENTRIES = 256
@@ -18,8 +19,8 @@ ENTRIES = 256
 PACKED = 32
 #: Devices that are looked over in one `drain`: those that are offline give back what is too old, too.
 LOOKED_OVER = 256
-#: The part of a device's memory that its tail may have.
-TAIL_SHARE = 1 / 8
+#: The part of a device's memory that its tail may have, and the most of it in bytes.
+TAIL_SHARE, TAIL_BYTES = 1 / 8, 65_536
 #: The smallest full tail, in rows.
 LEAST_ROWS = 4
 #: What an entry takes in its list beside its own bytes, and what four keys and a state take.
@@ -130,12 +131,24 @@ class Historian:
         """Packs tails. Where another historian is faster, its blocks are as good."""
         if device_ids:
             tails = self._store.tails(device_ids)
-            self._store.seal([_packing(tail, share) for tail in tails if tail.entries], now)
+            allowed = _allowed(share)
+            packings = [
+                Packing(
+                    tail.device_id,
+                    tail.state,
+                    allowed,
+                    tail.entries,
+                    sealed(tail.table(), tail.last_blocks),
+                )
+                for tail in tails
+                if tail.entries
+            ]
+            self._store.seal(packings, now)
 
     def _look_over(self, share: int, now: float) -> None:
         """Has some devices give back what is too old, or too much since their share became smaller."""
         self._cursor, states = self._store.history_states(self._cursor, LOOKED_OVER)
-        allowed = _allowed(share, int(share * TAIL_SHARE))
+        allowed = _allowed(share)
         late = [
             Packing(device_id, state, allowed)
             for device_id, state in states.items()
@@ -152,23 +165,20 @@ def _row_bytes(fields: int) -> int:
     return 5 + 8 * (fields + 1) + ENTRY_BYTES
 
 
+@lru_cache(maxsize=65_536)
 def _full(device_id: str, fields: int, share: int) -> int:
     """Rows of a full tail. Not the same for all devices: they would be packed all at once."""
-    rows = min(LEVELS[0].rows, int(share * TAIL_SHARE) // _row_bytes(fields))
+    rows = min(LEVELS[0].rows, _tail_bytes(share) // _row_bytes(fields))
     return max(LEAST_ROWS, int(rows * (1 - phase(device_id) / 4)))
 
 
-def _allowed(share: int, tail_bytes: int) -> int:
+def _tail_bytes(share: int) -> int:
+    return min(TAIL_BYTES, int(share * TAIL_SHARE))
+
+
+def _allowed(share: int) -> int:
     """What a device's blocks may take, so that with all else that it has it stays within its share."""
-    return int((share - DEVICE_BYTES - tail_bytes) / ROUNDED_UP)
-
-
-def _packing(tail: Tail, share: int) -> Packing:
-    table = tail.table()
-    largest = _row_bytes(len(table.columns)) * LEVELS[0].rows
-    allowed = _allowed(share, min(largest, int(share * TAIL_SHARE)))
-    blocks = sealed(table, tail.last_blocks)
-    return Packing(tail.device_id, tail.state, allowed, tail.entries, blocks)
+    return int((share - DEVICE_BYTES - _tail_bytes(share)) / ROUNDED_UP)
 
 
 def _is_old(state: State, now: float) -> bool:

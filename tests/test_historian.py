@@ -379,6 +379,25 @@ def test_many_historians_keep_each_row_once(
         assert packed == 1_200 - len(past.tail.times)
 
 
+def test_a_tail_that_nobody_packed_is_packed_later(
+    store: Store, queue: Callable[..., None]
+) -> None:
+    """A historian that dies after it kept a page and before it packed leaves the next one to do it."""
+    device = register(store, porch())
+    queue(*(batch(NOW + n, device, f=n) for n in range(400)))
+    store.create_group(GROUP)
+    dies = keeper(store, "dies")
+    page = store.read_new(GROUP, "dies", 400)
+    kept, full = store.append_history([dies._row(entry, MB) for entry in page])
+    assert (kept, full) == (400, [device.id])
+    assert len(store.past(device.id).tail.times) == 400
+    queue(batch(NOW + 400, device, f=400))
+    assert keeper(store).drain(NOW) == 1
+    past = store.past(device.id)
+    assert (past.tail.times, len(past.levels[0])) == ([], 1)
+    assert rows(store, device) == {NOW + n: {"f": float(n)} for n in range(401)}
+
+
 # --- unregistering --------------------------------------------------------------------------------
 
 
