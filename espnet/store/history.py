@@ -121,7 +121,7 @@ class History(Connection):
 
         Returns how many rows were kept, and the ids of devices whose tails are full.
         """
-        kept, full = 0, []
+        kept, full = 0, dict[str, None]()
         for start in range(0, len(rows), _APPENDED):
             heads: dict[bytes, int] = {}
             args: list[Any] = []
@@ -133,8 +133,8 @@ class History(Connection):
                 args += (entry.id, len(entry.batch.points), device_id, number, row, most)
             some, ids = self._append(args=[self.prefix, len(heads), *heads, *args])
             kept += some
-            full += [device_id.decode() for device_id in ids]
-        return kept, full
+            full |= dict.fromkeys(device_id.decode() for device_id in ids)
+        return kept, list(full)
 
     @translated
     def tails(self, device_ids: Sequence[str]) -> list[Tail]:
