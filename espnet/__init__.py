@@ -23,12 +23,14 @@ layer  module                                      responsibility
 1      ``server``                                  which Redis is used; the embedded one
 1      ``sinks/``                                  one file a place that samples go
 1      ``windows`` ``inputs``                      when timers are open; what a text names: pure
+1      ``blocks/``                                 readings as packed blocks, minima, means, maxima: pure
 2      ``jobs``                                    what a pin should be, and why: pure
 2      ``store/``                                  every Redis key, script and codec
 3      ``trip``                                    what a poll's answer becomes: pure
 3      ``watch``                                   who looks at whose readings
 4      ``visit``                                   one visit to one board: read, decide, write
 5      ``collector`` ``uploader``                  claims, batches, commits; the stream to the sinks
+5      ``historian``                               the stream to the history
 5      ``config`` ``simulator/``                   the environment; boards without hardware
 5      ``exposition``                              what Prometheus is shown
 6      ``outlets``                                 the sinks that the settings choose

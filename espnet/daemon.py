@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 import structlog
@@ -27,13 +27,17 @@ from espnet.clock import Clock, SystemClock
 from espnet.collector import MAX_IN_FLIGHT, Collector, Outage
 from espnet.config import Config
 from espnet.errors import StoreUnavailable
-from espnet.store import Store
+from espnet.historian import Historian
+from espnet.store import HISTORY, Store
 from espnet.uploader import Uploader
 
 if TYPE_CHECKING:
     from espnet.sinks.prometheus import Exposition
 
 log = structlog.get_logger()
+
+#: At least so often what was read goes into the history, in seconds.
+HISTORY_EVERY_S = 10.0
 
 
 def configure_logging(log_format: str) -> None:
@@ -99,8 +103,18 @@ class Daemon:
             Uploader(self._new_store(), sink, holder, self._clock, stop=self._stop_uploads.is_set)
             for sink in outlets.build(config, out)
         ]
+        self._historian = self._new_historian() if config.history_bytes else None
         self._page = (
             self._exposition(address) if (address := outlets.prometheus_address(config)) else None
+        )
+
+    def _new_historian(self) -> Historian:
+        return Historian(
+            self._new_store(),
+            self._holder,
+            budget_bytes=self._config.history_bytes,
+            stop=self._stop_uploads.is_set,
+            keep=self._config.sinks is None,
         )
 
     def _exposition(self, address: str) -> "Exposition":
@@ -164,6 +178,7 @@ class Daemon:
             asyncio.create_task(asyncio.to_thread(self._upload_until_stopped, uploader))
             for uploader in self._uploaders
         ]
+        uploads.append(asyncio.create_task(asyncio.to_thread(self._keep_history_until_stopped)))
         for task in uploads:
             task.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
         try:
@@ -210,15 +225,31 @@ class Daemon:
     def _upload_until_stopped(self, uploader: Uploader) -> None:
         while not self._stop_uploads.is_set():
             wait_s = self._config.upload_interval_s
-            try:
+            with self._outage_is_said():
                 drained = uploader.drain(self._clock.now())
-            except StoreUnavailable as error:
-                self._outage.began(error)
-            else:
                 wait_s = uploader.wait_s or wait_s if drained.is_done else 0.0
             self._stop_uploads.wait(wait_s)
-        try:
+        with self._outage_is_said():
             uploader.close()
+
+    def _keep_history_until_stopped(self) -> None:
+        if self._historian is None:
+            # What it had not read must not be kept for it.
+            with self._outage_is_said():
+                self._store.forget_sink(HISTORY)
+            self._stop_uploads.wait()
+            return
+        while not self._stop_uploads.is_set():
+            with self._outage_is_said():
+                self._historian.drain(self._clock.now())
+            self._stop_uploads.wait(min(self._config.upload_interval_s, HISTORY_EVERY_S))
+        with self._outage_is_said():
+            self._historian.close()
+
+    @contextlib.contextmanager
+    def _outage_is_said(self) -> Iterator[None]:
+        try:
+            yield
         except StoreUnavailable as error:
             self._outage.began(error)
 

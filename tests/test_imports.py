@@ -27,6 +27,8 @@ LIBRARIES = {
     "datadog": {"sinks"},
     "prometheus_client": {"sinks"},
     "fire": {"cli"},
+    "plotext": {"cli"},
+    "matplotlib": {"cli"},
     "rich": {"cli"},
 }
 #: what is read, printed or ended → the rooms that may.
@@ -49,6 +51,7 @@ NAMES = {
 #: (file, door) → why.
 EXCEPTIONS = {
     ("cli/demo.py", "os.environ"): "hands its own environment, changed, to the espcli it starts",
+    ("cli/plot.py", "os.environ"): "tells matplotlib where to keep its font cache",
 }
 
 

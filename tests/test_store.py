@@ -21,6 +21,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from espnet.errors import EspNetError, RegistryConflict, StoreUnavailable, UnknownDevice
 from espnet.model import Books, Device, Fault, Reading, SampleBatch
 from espnet.store import BATCH, Claim, Entry, Grant, Poll, Store
+from espnet.store.history import Packing, Row, State
 
 NOW = 1_750_000_000.0
 
@@ -634,6 +635,13 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "accept": lambda s: s.accept("dd", [Entry(b"1-1", batch(1))]),
     "hand_back": lambda s: s.hand_back("dd", "me"),
     "stream_info": Store.stream_info,
+    "device_count": Store.device_count,
+    "append_history": lambda s: s.append_history([Row(Entry(b"1-1", batch(1)), "id1", NOW, {}, 9)]),
+    "tails": lambda s: s.tails(["id1"]),
+    "seal": lambda s: s.seal([Packing("id1", State(b""), 9)], NOW),
+    "past": lambda s: s.past("id1"),
+    "history_states": lambda s: s.history_states(0, 9),
+    "history_reach": lambda s: s.history_reach(NOW),
 }
 
 
@@ -673,7 +681,7 @@ def test_a_key_of_another_type_is_one_sentence(
     if operation in ("ping", "server_info", "foreign"):  # foreign keys may hold anything
         return
     keys = ("devices", "names", "due", "readings", "faults", "fence", "collectors", "samples")
-    for key in (*keys, "books", "lock:id1", "jobs", "memory", "jobs_version"):
+    for key in (*keys, "books", "lock:id1", "jobs", "memory", "jobs_version", "history"):
         raw.lpush(f"espnet:{key}", "not ours")
     if operation == "commit":
         raw.set("espnet:lock:id1", GRANT.token)

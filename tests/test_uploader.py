@@ -11,11 +11,10 @@ import redis
 from conftest import RedisProcess
 from structlog.testing import capture_logs
 
-from espnet.clock import ManualClock
 from espnet.errors import StoreUnavailable
 from espnet.model import Books, Device, Reading, Sample, SampleBatch
 from espnet.simulator.intake import Answer, Intake
-from espnet.sinks import Outcome, Verdict
+from espnet.sinks import Outcome
 from espnet.sinks.datadog import Datadog
 from espnet.store import Poll, Store
 from espnet.uploader import Drained, Uploader

@@ -9,6 +9,7 @@ from espnet.cli import parse
 from espnet.cli.act import Act, as_typed, verb
 from espnet.cli.describe import describe
 from espnet.cli.direct import RequestWords
+from espnet.cli.history import HistoryWords
 from espnet.cli.jobs import JobWords
 from espnet.cli.render import Lines, Records, Shown
 from espnet.cli.session import Session
@@ -16,7 +17,7 @@ from espnet.errors import NoReading, UsageError
 from espnet.model import ADC_PINS, INTERVAL_RANGE_S, Adc, Device, Reading
 
 
-class DeviceWords(JobWords):
+class DeviceWords(JobWords, HistoryWords):
     """Shows all that is known of a device, or does with it what COMMAND says.
 
     `update` polls the board now, and other words may follow it:

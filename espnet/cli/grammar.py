@@ -48,6 +48,9 @@ _VALUES = {
     "for": "TIME",
     "why": "TEXT",
     "readings": "FILE",
+    "last": "TIME",
+    "every": "TIME",
+    "png": "FILE",
 }
 
 

@@ -28,6 +28,7 @@ key                   type    holds
                               ``FROM TO``, both outside; the last one's ``TO`` is ``+``
 ``parts:SINK``        hash    entry → what became of its samples so far, a byte each, while some are open
 ``books:SINK``        hash    a sink's books (`Books`)
+``history…``                  the past of each device: see `espnet.store.history`
 ``dead``              stream  dead letters of all sinks: ``sink``, ``letter`` (`DeadLetter`)
 ====================  ======  ========================================================================
 
@@ -81,4 +82,4 @@ __all__ = [
 
 
 class Store(Trips, Samples):
-    """The registry, the schedule with its locks, the readings, the samples and their sinks."""
+    """The registry, the schedule with its locks, the readings, the samples, their sinks, the history."""

@@ -24,10 +24,11 @@ from espnet.model import (
     decode_reading,
     encode,
 )
-from espnet.store.connection import Connection, translated
+from espnet.store.connection import translated
+from espnet.store.history import History
 
 
-class Registry(Connection):
+class Registry(History):
     """Who the devices are, and what their pins should be."""
 
     @translated
@@ -106,6 +107,8 @@ class Registry(Connection):
             pipe.multi()
             for old in replaced:
                 self._forget(pipe, old)
+                if old.id != record.id:  # a board that comes back keeps its past
+                    self._forget_history(pipe, old.id)
             if governed or renamed:
                 pipe.incr(self._jobs_version)
             pipe.hset(self._devices, record.id, encode(record))
@@ -159,6 +162,7 @@ class Registry(Connection):
             governed = pipe.hexists(self._jobs, device.id)
             pipe.multi()
             self._forget(pipe, device)
+            self._forget_history(pipe, device.id)
             if governed:
                 pipe.incr(self._jobs_version)
             return device

@@ -1,0 +1,195 @@
+"""From the sample stream to the history: read, keep, pack.
+
+Invariants: an entry is settled in the very step that keeps its row, so a row is kept exactly once, whoever
+dies. Nothing is dropped for its age on the way in. Any number of historians may work at once. A step
+is bounded: a page of entries, a few tails that are packed, a few devices that are looked over.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+
+from espnet.blocks import LEVELS, sealed
+from espnet.model import SampleBatch, phase
+from espnet.store import HISTORY, Entry, Store
+from espnet.store.history import Packing, Row, State
+
+#: Entries (polls) of one step.
+ENTRIES = 256
+#: Most tails that are packed in one step. It takes as many rows as twenty steps bring.
+PACKED = 32
+#: Devices that are looked over in one `drain`: those that are offline give back what is too old, too.
+LOOKED_OVER = 256
+#: The part of a device's memory that its tail may have, and the most of it in bytes.
+TAIL_SHARE, TAIL_BYTES = 1 / 8, 65_536
+#: The smallest full tail, in rows.
+LEAST_ROWS = 4
+#: What an entry takes in its list beside its own bytes, and what four keys and a state take.
+ENTRY_BYTES, DEVICE_BYTES = 6, 800
+#: Allocators and lists round up: a byte of blocks takes so many of memory at most.
+ROUNDED_UP = 1.08
+
+#: Names of values that are another metric's without its tags, and how they are read.
+_STEM = "esp32."
+#: Boards' own values are kept to this decimal: 0.1 ms, far below what a sensor or an ADC knows.
+_DECIMALS = 4
+#: The last second that a block can say (2106).
+_LAST = 2**32 - 2 * LEVELS[-1].width
+
+
+def fields_of(batch: SampleBatch) -> dict[str, float]:
+    """The values of one poll under the names that jobs know: ``f``, ``gpio.4``, ``dht22.air.temp`` (°C).
+
+    What has tags of its own has their values at the end of its name.
+    """
+    fields = {}
+    for metric, value, own in batch.points:
+        if not metric.startswith(_STEM):
+            fields[".".join((metric, *map(_value, own)))] = float(value)
+            continue
+        name = metric.removeprefix(_STEM)
+        if name == "dht22.temp":  # °F on the stream, as the 2021 samples were
+            value = (value - 32) * 5 / 9
+        if own:
+            kind, _, rest = name.partition(".")
+            name = ".".join(filter(None, (kind, *map(_value, own), rest)))
+        fields[name] = round(float(value), _DECIMALS)
+    return fields
+
+
+def device_id_of(batch: SampleBatch) -> str:
+    """Whose poll it was; "" when the batch does not say."""
+    return next((tag[3:] for tag in batch.tags if tag.startswith("id:")), "")
+
+
+class Historian:
+    """Empties the stream into the history.
+
+    ``consumer`` names this process among the readers: the same name after a restart finds what the last
+    run had in its hands. ``budget_bytes`` is what the whole fleet's history may take; every device
+    has an equal share of it. ``stop`` is asked between steps. ``keep``: samples stay on the stream
+    until there is a sink.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        consumer: str,
+        *,
+        budget_bytes: int,
+        entries: int = ENTRIES,
+        stop: Callable[[], bool] = lambda: False,
+        keep: bool = True,
+    ) -> None:
+        self._store, self._consumer, self._budget = store, consumer, budget_bytes
+        self._keep = keep
+        self._entries, self._stop = entries, stop
+        self._cursor = 0
+
+    def drain(self, now: float) -> int:
+        """Keeps what is on the stream until nothing is left or it is time to stop; returns the rows.
+
+        Raises `StoreUnavailable`; the next call goes on where that left off.
+        """
+        if self._stop():
+            return 0
+        share = self._budget // max(1, self._store.device_count())
+        kept = 0
+        for page in self._pages(now):
+            rows = [self._row(entry, share) for entry in page]
+            some, full = self._store.append_history(rows, keep=self._keep)
+            kept += some
+            self._pack(full[:PACKED], share, now)
+            if self._stop():
+                return kept
+        self._look_over(share, now)
+        return kept
+
+    def close(self) -> None:
+        """At an orderly stop: what is unfinished may be taken over at once."""
+        self._store.leave(HISTORY, self._consumer)
+
+    def _pages(self, now: float) -> Iterator[list[Entry]]:
+        """What this consumer was given and did not settle, then what others abandoned, then news."""
+        store, here, count = self._store, (HISTORY, self._consumer), self._entries
+        # Each time, because Redis may have come back empty.
+        store.join(HISTORY, now)
+        while page := store.read_pending(*here, count):
+            yield page
+        while page := store.take_over(*here, count):
+            yield page
+        # While boards are polled there is always something new; a short page is the end for now.
+        while page := store.take(*here, count):
+            yield page
+            if len(page) < count:
+                return
+
+    def _row(self, entry: Entry, share: int) -> Row:
+        batch = entry.batch
+        if batch is None:  # it cannot be read
+            return Row(entry, "", 0.0, {}, 1)
+        at, device_id = round(batch.at, 3), device_id_of(batch)
+        fields: Mapping[str, float] = fields_of(batch)
+        if not fields or not 0 <= at < _LAST:
+            return Row(entry, "", 0.0, {}, 1)
+        return Row(entry, device_id, at, fields, _full(device_id, len(fields), share))
+
+    def _pack(self, device_ids: list[str], share: int, now: float) -> None:
+        """Packs tails. Where another historian is faster, its blocks are as good."""
+        if device_ids:
+            tails = self._store.tails(device_ids)
+            allowed = _allowed(share)
+            packings = [
+                Packing(
+                    tail.device_id,
+                    tail.state,
+                    allowed,
+                    tail.entries,
+                    sealed(tail.table(), tail.last_blocks),
+                )
+                for tail in tails
+                if tail.entries
+            ]
+            self._store.seal(packings, now)
+
+    def _look_over(self, share: int, now: float) -> None:
+        """Has some devices give back what is too old, or too much since their share became smaller."""
+        self._cursor, states = self._store.history_states(self._cursor, LOOKED_OVER)
+        allowed = _allowed(share)
+        late = [
+            Packing(device_id, state, allowed)
+            for device_id, state in states.items()
+            if sum(state.bytes) > allowed or _is_old(state, now)
+        ]
+        self._store.seal(late, now)
+
+
+def _value(tag: str) -> str:
+    return tag.partition(":")[2] or tag
+
+
+def _row_bytes(fields: int) -> int:
+    return 5 + 8 * (fields + 1) + ENTRY_BYTES
+
+
+@lru_cache(maxsize=65_536)
+def _full(device_id: str, fields: int, share: int) -> int:
+    """Rows of a full tail. Not the same for all devices: they would be packed all at once."""
+    rows = min(LEVELS[0].rows, _tail_bytes(share) // _row_bytes(fields))
+    return max(LEAST_ROWS, int(rows * (1 - phase(device_id) / 4)))
+
+
+def _tail_bytes(share: int) -> int:
+    return min(TAIL_BYTES, int(share * TAIL_SHARE))
+
+
+def _allowed(share: int) -> int:
+    """What a device's blocks may take, so that with all else that it has it stays within its share."""
+    return int((share - DEVICE_BYTES - _tail_bytes(share)) / ROUNDED_UP)
+
+
+def _is_old(state: State, now: float) -> bool:
+    """Whether a level begins long before what it is to keep; a block goes when all of it is too old."""
+    return any(
+        oldest and oldest < now - level.keep_s * 1.1
+        for level, oldest in zip(LEVELS, state.oldest, strict=True)
+    )
