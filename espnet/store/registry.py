@@ -105,7 +105,7 @@ class Registry(Connection):
             renamed = self._looking(pipe, settings.name, device.name) if settings else {}
             pipe.multi()
             for old in replaced:
-                self._forget(pipe, old)
+                self._erase(pipe, old)
             if governed or renamed:
                 pipe.incr(self._jobs_version)
             pipe.hset(self._devices, record.id, encode(record))
@@ -158,7 +158,7 @@ class Registry(Connection):
             device = self._named(pipe, name)
             governed = pipe.hexists(self._jobs, device.id)
             pipe.multi()
-            self._forget(pipe, device)
+            self._erase(pipe, device)
             if governed:
                 pipe.incr(self._jobs_version)
             return device
@@ -197,7 +197,7 @@ class Registry(Connection):
             ),
         )
 
-    def _forget(self, pipe: Any, device: Device) -> None:
+    def _erase(self, pipe: Any, device: Device) -> None:
         pipe.hdel(self._devices, device.id)
         pipe.hdel(self._names, device.name)
         pipe.zrem(self._due, device.id)
