@@ -177,6 +177,8 @@ def _sinks(name: str, text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if chosen == ("none",):
         return ()
+    if "none" in chosen:
+        raise UsageError(f"{name}: none stands alone; leave it out, or leave out the others.")
     for word in chosen:
         if word not in SINKS and not _OWN_SINK.fullmatch(word):
             raise UsageError(

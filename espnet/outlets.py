@@ -5,6 +5,7 @@ Prometheus is no `Sink`: it asks instead of being told, and needs no stream; `da
 
 import importlib
 import re
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from espnet.config import Config
@@ -12,6 +13,13 @@ from espnet.errors import SinkError
 from espnet.sinks import Sink
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+#: What a sink must have, and what it must be.
+_ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "window_s": lambda value: value is None or isinstance(value, int | float),
+    "future_s": lambda value: value is None or isinstance(value, int | float),
+    "send": callable,
+}
 #: Consumer groups of other purposes.
 _TAKEN = ("history", "none", "prometheus")
 
@@ -70,7 +78,7 @@ def _own(word: str) -> Sink:
     """A user's own sink, ``MODULE:CLASS``, which is made without arguments."""
     module, _, name = word.partition(":")
     try:
-        made: Any = getattr(importlib.import_module(module), name)()
+        kind: Any = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there, and what it imports is not
@@ -81,15 +89,22 @@ def _own(word: str) -> Sink:
     except AttributeError as error:
         if error.name != name:
             raise
-        raise SinkError(f"The module {module} has no class {name} for the sink {word}.") from error
+        kind = None
+    if not isinstance(kind, type):
+        raise SinkError(
+            f"The module {module} has no class {name} for the sink {word}; is it spelt so?"
+        )
+    made: Any = kind()
     problems = [
-        f"a {attribute}"
-        for attribute in ("name", "window_s", "future_s", "send")
-        if not hasattr(made, attribute)
+        attribute
+        for attribute, is_right in _ATTRIBUTES.items()
+        if not (hasattr(made, attribute) and is_right(getattr(made, attribute)))
     ]
     if problems:
-        raise SinkError(f"The sink {word} lacks {' and '.join(problems)}; docs/sinks.md shows one.")
-    if not (isinstance(made.name, str) and _NAME.fullmatch(made.name)) or made.name in _TAKEN:
+        raise SinkError(
+            f"The sink {word} lacks a good {' and '.join(problems)}; docs/sinks.md shows one."
+        )
+    if not _NAME.fullmatch(made.name) or made.name in _TAKEN:
         raise SinkError(
             f"The sink {word} is called {made.name!r}; a name is a small letter and then "
             f"small letters, digits and _, and none of {', '.join(_TAKEN)}."

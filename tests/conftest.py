@@ -6,14 +6,16 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import structlog
 
 from espnet import server
+from espnet.store import Store
 
 # A shell that starts the suite in the background ignores SIGINT for it, and children would inherit that:
 # the tests that interrupt a program would wait for ever.
@@ -131,6 +133,30 @@ def own_redis(short_path: Path) -> Iterator[RedisProcess]:
         yield process
     finally:
         process.stop()
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def new_store(redis_url: str) -> Iterator[Callable[..., Store]]:
+    stores: list[Store] = []
+
+    def new(**more: Any) -> Store:
+        stores.append(Store(redis_url, **more))
+        return stores[-1]
+
+    yield new
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(new_store: Callable[..., Store]) -> Store:
+    return new_store()
 
 
 @pytest.fixture(autouse=True)

@@ -77,8 +77,10 @@ async def collecting(
     collector = Collector(
         store, clock, holder=holder, interval_s=10.0, timeout_s=timeout_s, luck=lambda: 0.0
     )
-    yield collector
-    await collector.close()
+    try:
+        yield collector
+    finally:
+        await collector.close()
 
 
 def host(number: int) -> str:
@@ -130,7 +132,7 @@ def test_a_tick_polls_what_is_due_and_commits_it(wire: Wire, store: Store, log: 
             assert await collector.tick(clock.now()) == Tick(ok=3)
             assert await collector.tick(clock.now()) == Tick()
             assert polled(store, clock) == {"0", "1", "2"}
-            assert store.books().collected == 9
+            assert store.ledger().queue.collected == 9
             assert store.views()[0].reading.collector == "here"
             clock.advance(9.9)
             assert await collector.tick(clock.now()) == Tick()
@@ -430,7 +432,7 @@ def test_a_board_that_is_registered_anew_under_a_poll_has_one_request_in_flight(
     wire.scripts[host(0)] = [HANG, answer(status_body(board_id(host(0))))]
     run(main())
     assert names(log) == ["poll.void"]
-    assert store.books().collected == 3
+    assert store.ledger().queue.collected == 3
 
 
 def test_a_stop_claims_nothing_more_and_lets_polls_end(wire: Wire, store: Store) -> None:
@@ -531,7 +533,8 @@ def test_a_redis_that_is_gone_at_the_commit_gets_the_polls_later(
             own_redis.start()
             assert await tick == Tick(ok=3)
         assert polled(own_store, clock) == {"0", "1", "2"}
-        assert own_store.books().collected == own_store.books().queued == 9
+        queue = own_store.ledger().queue
+        assert queue.collected == queue.queued == 9
 
     register(own_store, wire, clock, 3)
     is_let_go = wire.hold_back()

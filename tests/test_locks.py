@@ -7,7 +7,7 @@ redis-py `Lock`; all on a real server.
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -20,30 +20,6 @@ from espnet.model import Device
 from espnet.store import BATCH, Poll, Store
 
 KEY = "espnet:lock:id1"
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def new_store(redis_url: str) -> Iterator[Callable[..., Store]]:
-    stores: list[Store] = []
-
-    def new(**more: object) -> Store:
-        stores.append(Store(redis_url, **more))  # type: ignore[arg-type]
-        return stores[-1]
-
-    yield new
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(new_store: Callable[..., Store]) -> Store:
-    return new_store()
 
 
 @pytest.fixture

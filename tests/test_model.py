@@ -10,16 +10,21 @@ from espnet.model import (
     FRESH_INTERVALS,
     Books,
     Climate,
+    DeadLetter,
     Device,
     Fault,
+    Queue,
     Reading,
     SampleBatch,
+    SinkState,
     View,
     celsius_to_fahrenheit,
     decode_batch,
     decode_device,
     decode_fault,
+    decode_letter,
     decode_reading,
+    decode_sink_state,
     encode,
     finite,
     phase,
@@ -51,10 +56,17 @@ READING = Reading(
 FAULT = Fault(kind="timeout", what="did not answer", failures=3, since=90.0, at=110.0)
 BATCH = SampleBatch(100.0, ("name:porch",), (("esp32.f", 104.0, ()), ("esp32.gpio", 1, ("pin:2",))))
 
+STATE = SinkState(
+    state="failing", at=100.0, since=90.0, uploader="here", reason="503", status=503, retry_at=104.5
+)
+LETTER = DeadLetter(BATCH.samples()[1], "It is not liked.", 100.0)
+
 RECORDS = [
     (DEVICE, decode_device),
     (FAULT, decode_fault),
     (BATCH, decode_batch),
+    (STATE, decode_sink_state),
+    (LETTER, decode_letter),
 ]
 
 
@@ -133,7 +145,25 @@ def test_a_batch_becomes_samples_with_all_their_tags() -> None:
 
 def test_empty_books_are_zeros() -> None:
     """Before the first sample the books balance, too."""
-    assert Books() == Books(collected=0, accepted=0, dropped=0, queued=0, refused=0)
+    assert Books() == Books(
+        collected=0, accepted=0, expired=0, dead=0, dropped=0, queued=0, repeated=0
+    )
+    assert Books().is_balanced
+    assert Queue() == Queue(collected=0, queued=0, bytes=0, refused=0, dropped=0)
+
+
+@pytest.mark.parametrize("end", ["accepted", "expired", "dead", "dropped", "queued"])
+def test_books_balance_when_every_sample_is_somewhere(end) -> None:
+    """Collected is the sum of the five ends; what may have been sent twice is none of them."""
+    assert Books(collected=5, repeated=3, **{end: 5}).is_balanced
+    assert not Books(collected=5, repeated=3, **{end: 4}).is_balanced
+    assert not Books(collected=4, **{end: 5}).is_balanced
+
+
+@pytest.mark.parametrize("end", ["dead", "queued"])
+def test_what_is_still_there_cannot_be_less_than_nothing(end) -> None:
+    """A sum that is right by two wrongs is no balance."""
+    assert not Books(collected=5, accepted=6, **{end: -1}).is_balanced
 
 
 def test_phases_spread_a_fleet_evenly() -> None:

@@ -1,7 +1,8 @@
-"""Laws of `espnet.store`: the registry, the schedule, the stream and its books (locks: test_locks)."""
+"""Laws of `espnet.store`: the registry and the schedule.
 
-import random
-import socket
+The others are in test_locks, test_store_jobs, test_store_samples and test_store_outages.
+"""
+
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -12,16 +13,14 @@ import fakeredis
 import msgspec
 import pytest
 import redis
-from board_wire import eventually, status_body
-from conftest import RedisProcess
+from board_wire import status_body
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from espnet.errors import EspNetError, RegistryConflict, StoreUnavailable, UnknownDevice
-from espnet.model import Books, Device, Fault, Reading, SampleBatch
-from espnet.store import BATCH, Claim, Entry, Grant, Poll, Store
-from espnet.store.history import Packing, Row, State
+from espnet.errors import RegistryConflict, UnknownDevice
+from espnet.model import Device, Fault, Queue, Reading, SampleBatch
+from espnet.store import BATCH, Claim, Grant, Poll, Store
 
 NOW = 1_750_000_000.0
 
@@ -56,8 +55,12 @@ def poll(grant: Grant, **more: Any) -> Poll:
     return Poll(grant, **{"next_due": NOW + 10, "reading": reading()} | more)
 
 
-def balanced(books: Books) -> bool:
-    return books.collected == books.accepted + books.dropped + books.queued
+def queue(store: Store, *sizes: int) -> None:
+    """One poll of one device for each size, committed in this order."""
+    for size in sizes:
+        store.add(board(99), reading(), first_due=NOW, replace=True)
+        (claim,) = store.claim(NOW, 1, "here", ttl_s=9)
+        assert store.commit([poll(claim.grant, batch=batch(size))]) == set()
 
 
 @pytest.fixture
@@ -67,28 +70,12 @@ def registry() -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def new_store(redis_url: str) -> Iterator[Callable[..., Store]]:
-    stores: list[Store] = []
-
-    def new(**more: Any) -> Store:
-        stores.append(Store(redis_url, **more))
-        return stores[-1]
-
-    yield new
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(new_store: Callable[..., Store]) -> Store:
-    return new_store()
+def test_no_room_of_the_store_takes_another_s_word(registry: Store) -> None:
+    """The store is one object made of several classes: what one sets on it, no other has as a method."""
+    rooms = [vars(room) for room in Store.__mro__[:-1]]
+    methods = [name for room in rooms for name in room if name[:2] != "__"]
+    assert len(methods) == len(set(methods))
+    assert not set(methods) & set(vars(registry))
 
 
 # --- registry -----------------------------------------------------------------------------------
@@ -360,7 +347,8 @@ def test_a_large_fleet_is_claimed_in_batches_and_committed_at_once(store: Store)
         claims += got
     assert sorted(ids(claims)) == sorted(f"id{n}" for n in range(1, count + 1))
     assert store.commit([poll(c.grant, batch=batch(2)) for c in claims]) == set()
-    assert store.books() == Books(collected=2 * count, queued=2 * count)
+    queue = store.ledger().queue
+    assert (queue.collected, queue.queued) == (2 * count, 2 * count)
     assert store.claim(NOW + 9.9, count, "here", ttl_s=60) == []
     assert len(store.claim(NOW + 10, 9, "here", ttl_s=60)) == 9
 
@@ -378,7 +366,7 @@ def test_a_commit_stores_the_reading_and_the_next_date(store: Store) -> None:
     store.commit([poll(claim.grant, reading=reading(NOW + 2), healed=True, refused=3)])
     assert store.view("name1").reading == reading(NOW + 2)
     assert store.view("name1").fault is None
-    assert store.books() == Books(refused=3)
+    assert store.ledger().queue == Queue(refused=3)
 
 
 def test_a_poll_that_was_given_up_frees_its_device(store: Store) -> None:
@@ -411,7 +399,7 @@ def test_a_commit_whose_answer_was_lost_counts_once(store: Store) -> None:
     polls = [poll(c.grant, batch=batch(2)) for c in store.claim(NOW + 1, 9, "here", ttl_s=9)]
     assert store.commit(polls) == set()
     assert store.commit(polls) == {"id1", "id2", "id3"}
-    assert store.books() == Books(collected=6, queued=6)
+    assert store.ledger().queue.collected == store.ledger().queue.queued == 6
     assert store.stream_info()["length"] == 3
 
 
@@ -427,7 +415,7 @@ def test_a_device_that_was_removed_under_a_poll_is_not_resurrected(
     }
     assert [d.id for d in store.devices()] == ["id2"]
     assert raw.hkeys("espnet:readings") == raw.zrange("espnet:due", 0, -1) == [b"id2"]
-    assert store.books() == Books(collected=2, queued=2)
+    assert store.ledger().queue.collected == store.ledger().queue.queued == 2
 
 
 def test_a_date_without_a_device_is_cleared_away(store: Store, raw: redis.Redis) -> None:
@@ -457,293 +445,3 @@ def test_collectors_that_claim_are_listed_and_forgotten(store: Store) -> None:
     assert store.collectors(NOW + 61, 60) == ["b"]
     store.claim(NOW + 4000, 9, "b", ttl_s=9)
     assert store.collectors(NOW + 4000, 1e9) == ["b"]
-
-
-# --- samples ------------------------------------------------------------------------------------
-
-
-def queue(store: Store, *sizes: int) -> None:
-    """One poll of a fresh device for each size, committed in this order."""
-    for size in sizes:
-        store.add(board(99), reading(), first_due=NOW, replace=True)
-        (claim,) = store.claim(NOW, 1, "here", ttl_s=9)
-        assert store.commit([poll(claim.grant, batch=batch(size))]) == set()
-
-
-def sizes(entries: list[Entry]) -> list[int]:
-    return [len(entry.batch.points) for entry in entries]
-
-
-def test_past_the_bound_the_oldest_samples_go_and_are_counted(
-    new_store: Callable[..., Store],
-) -> None:
-    """The stream never holds more than its bound, and what left is in the books."""
-    store = new_store(max_samples=10)
-    store.create_group("dd")
-    queue(store, 4, 3, 3)
-    assert store.books() == Books(collected=10, queued=10)
-    queue(store, 2)
-    assert store.books() == Books(collected=12, dropped=4, queued=8)
-    queue(store, 11)
-    assert store.books() == Books(collected=23, dropped=23)
-    queue(store, 5)
-    assert sizes(store.read_new("dd", "me", 99)) == [5]
-
-
-def test_a_new_sink_gets_what_was_queued_before_it(store: Store) -> None:
-    """A group begins at the stream's beginning, and making it twice is no mistake."""
-    queue(store, 1, 2)
-    assert store.create_group("dd")
-    assert not store.create_group("dd")
-    assert sizes(store.read_new("dd", "me", 1)) == [1]
-    assert sizes(store.read_new("dd", "you", 9)) == [2]
-    assert store.read_new("dd", "me", 9) == []
-
-
-def test_an_entry_leaves_only_when_it_was_accepted(store: Store) -> None:
-    """What was read stays with its reader until it is accepted, once, whoever says so again."""
-    store.create_group("dd")
-    queue(store, 1, 2, 3)
-    one, two, three = store.read_new("dd", "me", 9)
-    assert store.accept("dd", []) == 0
-    assert store.accept("dd", [two]) == 2
-    assert store.read_pending("dd", "me", 9) == [one, three]
-    assert store.read_pending("dd", "me", 9, after=one.id) == [three]
-    assert store.accept("dd", [one, two, three]) == 4
-    assert store.accept("dd", [one, two, three]) == 0
-    assert store.books() == Books(collected=6, accepted=6)
-    assert store.read_pending("dd", "me", 9) == []
-    assert store.stream_info()["length"] == 0
-
-
-def test_entries_that_the_bound_dropped_while_they_were_sent_stay_dropped(
-    new_store: Callable[..., Store],
-) -> None:
-    """Accepting what was dropped meanwhile counts nothing twice, and nobody holds it any more."""
-    store = new_store(max_samples=5)
-    store.create_group("dd")
-    queue(store, 2, 3)
-    gone, kept = store.read_new("dd", "me", 9)
-    queue(store, 1)
-    assert store.accept("dd", [gone]) == 0
-    assert store.books() == Books(collected=6, dropped=2, queued=4)
-    assert store.read_pending("dd", "me", 9) == [kept]
-    queue(store, 5)
-    assert store.read_pending("dd", "me", 9) == []
-    assert store.take_over("dd", "me", 0, 9) == []
-    assert store.stream_info()["groups"][0]["pending"] == 0
-
-
-def test_abandoned_entries_are_taken_over_and_handed_back_ones_at_once(store: Store) -> None:
-    """Who dies is replaced after a while; who leaves in order, at once. Nobody takes from the living."""
-    store.create_group("dd")
-    queue(store, 1, 2)
-    entries = store.read_new("dd", "gone", 9)
-    assert store.take_over("dd", "me", 60, 9) == []
-    assert store.hand_back("dd", "gone") == 2
-    assert store.hand_back("dd", "nobody") == 0
-    assert store.take_over("dd", "me", 60, 9) == entries
-    assert store.read_pending("dd", "gone", 9) == []
-    assert store.take_over("dd", "you", 60, 9) == []
-    assert store.accept("dd", entries) == 3
-
-
-def test_the_stream_describes_itself(store: Store) -> None:
-    """Before the first sample, too."""
-    assert store.stream_info() == {"length": 0, "groups": []}
-    store.create_group("dd")
-    assert store.stream_info()["length"] == 0
-    queue(store, 1, 2)
-    (entry, _) = store.read_new("dd", "me", 9)
-    info = store.stream_info()
-    assert (info["length"], info["first"]) == (2, entry.id.decode())
-    assert (info["groups"][0]["name"], info["groups"][0]["pending"]) == ("dd", 2)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_books_balance_after_every_step(new_store: Callable[..., Store], seed: int) -> None:
-    """collected == accepted + dropped + queued, and queued is what the stream holds, always."""
-    luck = random.Random(seed)
-    store = new_store(max_samples=25)
-    store.create_group("dd")
-    held: list[Entry] = []
-    total = 0
-    for _ in range(150):
-        step = luck.random()
-        if step < 0.5:
-            size = luck.randrange(8)
-            queue(store, size)
-            total += size
-        elif step < 0.7:
-            held += store.read_new("dd", luck.choice("ab"), luck.randint(1, 4))
-        elif step < 0.8:
-            held += store.take_over("dd", luck.choice("ab"), 0, luck.randint(1, 4))
-        elif step < 0.9:
-            held += store.read_pending("dd", luck.choice("ab"), luck.randint(1, 4))
-        else:
-            luck.shuffle(held)
-            done, held = held[:3], held[3:]
-            store.accept("dd", done)
-        books = store.books()
-        assert balanced(books)
-        assert books.collected == total
-        assert books.queued <= 25
-        in_stream = store._redis.xrange("espnet:samples")
-        assert books.queued == sum(int(fields[b"n"]) for _, fields in in_stream)
-
-
-# --- Redis is not there, or not well --------------------------------------------------------------
-
-DEVICE = board(1)
-GRANT = Grant("id1", "here:1", 1)
-
-
-def _hold(store: Store) -> None:
-    with store.hold(DEVICE, "me", ttl_s=9, wait_s=0):
-        pass
-
-
-OPERATIONS: dict[str, Callable[[Store], Any]] = {
-    "ping": Store.ping,
-    "server_info": Store.server_info,
-    "devices": Store.devices,
-    "device": lambda s: s.device("name1"),
-    "views": Store.views,
-    "view": lambda s: s.view("name1"),
-    "add": lambda s: s.add(board(2), reading(), first_due=NOW),
-    "change": lambda s: s.change("name1", lambda d: msgspec.structs.replace(d, name="x"), now=NOW),
-    "remove": lambda s: s.remove("name1"),
-    "jobs": lambda s: s.jobs(DEVICE),
-    "memory": lambda s: s.memory(DEVICE),
-    "all_jobs": Store.all_jobs,
-    "change_jobs": lambda s: s.change_jobs("name1", lambda _, jobs: jobs, now=NOW),
-    "readings": lambda s: s.readings(["name1"]),
-    "foreign": lambda s: s.foreign([("outside", "")]),
-    "lift_fence": lambda s: s.lift_fence(GRANT, 9),
-    "wake": lambda s: s.wake(["id1"], NOW),
-    "claim_under": lambda s: s.claim_under(GRANT, "name1", NOW),
-    "hold": _hold,
-    "lock_state": lambda s: s.lock_state(DEVICE),
-    "claim": lambda s: s.claim(NOW + 9, 9, "here", ttl_s=9),
-    "commit": lambda s: s.commit([poll(GRANT, batch=batch(2), refused=1)]),
-    "collectors": lambda s: s.collectors(NOW, 60),
-    "books": Store.books,
-    "create_group": lambda s: s.create_group("new"),
-    "read_pending": lambda s: s.read_pending("dd", "me", 9),
-    "read_new": lambda s: s.read_new("dd", "me", 9),
-    "take_over": lambda s: s.take_over("dd", "me", 0, 9),
-    "accept": lambda s: s.accept("dd", [Entry(b"1-1", batch(1))]),
-    "hand_back": lambda s: s.hand_back("dd", "me"),
-    "stream_info": Store.stream_info,
-    "device_count": Store.device_count,
-    "append_history": lambda s: s.append_history([Row(Entry(b"1-1", batch(1)), "id1", NOW, {}, 9)]),
-    "tails": lambda s: s.tails(["id1"]),
-    "seal": lambda s: s.seal([Packing("id1", State(b""), 9)], NOW),
-    "past": lambda s: s.past("id1"),
-    "history_states": lambda s: s.history_states(0, 9),
-    "history_reach": lambda s: s.history_reach(NOW),
-}
-
-
-def test_every_operation_is_held_to_these_laws() -> None:
-    """A new method of the store is added to the list above, or this fails."""
-    public = {name for name in dir(Store) if not name.startswith("_")}
-    assert public - {"close"} == set(OPERATIONS)
-
-
-def refused_by(store: Store, name: str) -> str:
-    """The sentence that an operation ends with."""
-    with pytest.raises(StoreUnavailable) as caught:
-        OPERATIONS[name](store)
-    assert caught.value.exit_code == 3
-    assert "espcli redis" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_redis_that_is_not_there_is_one_sentence(operation: str) -> None:
-    """Refused connections end as StoreUnavailable, whatever was wanted, and name no password."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    for url in (f"redis://me:s3cret@127.0.0.1:{port}/0", "unix:///nowhere/s.sock?password=s3cret"):
-        with closing(Store(url)) as store:
-            sentence = refused_by(store, operation)
-            assert "does not answer" in sentence
-            assert "s3cret" not in sentence
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_key_of_another_type_is_one_sentence(
-    store: Store, raw: redis.Redis, operation: str
-) -> None:
-    """Somebody else's data under our keys is a refusal of Redis, not a bug of ours."""
-    if operation in ("ping", "server_info", "foreign"):  # foreign keys may hold anything
-        return
-    keys = ("devices", "names", "due", "readings", "faults", "fence", "collectors", "samples")
-    for key in (*keys, "books", "lock:id1", "jobs", "memory", "jobs_version", "history"):
-        raw.lpush(f"espnet:{key}", "not ours")
-    if operation == "commit":
-        raw.set("espnet:lock:id1", GRANT.token)
-    assert "refused a command" in refused_by(store, operation)
-
-
-WRITES = ("add", "claim", "create_group", "hold")
-
-
-@pytest.mark.parametrize("operation", WRITES)
-def test_a_full_redis_is_one_sentence(own_redis: RedisProcess, operation: str) -> None:
-    """Out of memory, Redis refuses writes; reads go on, and so do writes when there is room again."""
-    with redis.Redis.from_url(own_redis.url) as raw, closing(Store(own_redis.url)) as store:
-        register(store, 1)
-        raw.config_set("maxmemory", 1)
-        assert "refused a command" in refused_by(store, operation)
-        assert len(store.views()) == 1
-        raw.config_set("maxmemory", 0)
-        OPERATIONS[operation](store)
-
-
-@pytest.mark.parametrize("operation", WRITES)
-def test_a_read_only_replica_is_one_sentence(own_redis: RedisProcess, operation: str) -> None:
-    """After a failover, the old primary takes no writes: that is said, and nothing is half done."""
-    with redis.Redis.from_url(own_redis.url) as raw, closing(Store(own_redis.url)) as store:
-        register(store, 1)
-        raw.replicaof("127.0.0.1", 9)
-        refused_by(store, operation)
-        raw.replicaof("NO", "ONE")
-        OPERATIONS[operation](store)
-
-
-def test_a_redis_that_hangs_ends_with_the_time_out(own_redis: RedisProcess) -> None:
-    """A server that takes connections and says nothing does not hold anybody for ever."""
-    with closing(Store(own_redis.url, timeout_s=0.1)) as store:
-        register(store, 1)
-        own_redis.pause()
-        for operation in ("claim", "views", "add", "hold"):
-            assert "does not answer" in refused_by(store, operation)
-        own_redis.resume()
-        eventually(lambda: len(store.views()) == 1)
-
-
-def test_a_wrong_password_is_one_sentence_without_it(own_redis: RedisProcess) -> None:
-    """Credentials never show in what people paste into bug reports."""
-    with redis.Redis.from_url(own_redis.url) as raw:
-        raw.config_set("requirepass", "right")
-    for url in (own_redis.url, own_redis.url + "?password=s3cret"):
-        with closing(Store(url)) as store:
-            assert "s3cret" not in refused_by(store, "devices")
-    with closing(Store(own_redis.url + "?password=right")) as store:
-        assert store.devices() == []
-
-
-def test_a_redis_that_restarts_is_used_again(own_redis: RedisProcess) -> None:
-    """Connections and scripts that a restart took away are made anew by the first command after it."""
-    with closing(Store(own_redis.url)) as store:
-        register(store, 3)
-        (one, *_) = store.claim(NOW + 1, 1, "here", ttl_s=60)
-        own_redis.kill()
-        with pytest.raises(EspNetError):
-            store.commit([poll(one.grant)])
-        own_redis.start()
-        assert store.commit([poll(one.grant, batch=batch(1))]) == set()
-        assert len(store.claim(NOW + 1, 9, "here", ttl_s=60)) == 2

@@ -21,7 +21,7 @@ for i = 1, polls do locks[i] = PREFIX .. 'lock:' .. ARGV[FIRST + (i - 1) * FIELD
 local held = redis.call('MGET', unpack(locks))
 
 local lost, release, dates, readings, faults, healed, memory = {}, {}, {}, {}, {}, {}, {}
-local collected, refused, bytes = 0, 0, 0
+local collected, refused, bytes, first = 0, 0, 0, nil
 for i = 1, polls do
   local at = FIRST - 1 + (i - 1) * FIELDS
   local id, fault, samples = ARGV[at + 1], ARGV[at + 5], tonumber(ARGV[at + 6])
@@ -42,7 +42,8 @@ for i = 1, polls do
       faults[#faults + 1] = fault
     end
     if samples > 0 then
-      redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', ARGV[at + 7])
+      local added = redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', ARGV[at + 7])
+      first = first or added
       collected, bytes = collected + samples, bytes + #ARGV[at + 7] + OVERHEAD
     end
     refused = refused + tonumber(ARGV[at + 8])
@@ -73,7 +74,8 @@ for _, sink in ipairs(sinks) do
   redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', collected)
 end
 
--- Past the bounds the oldest go, and are counted; not under the hands of an uploader, if that is possible.
+-- Past the bounds the oldest go, and are counted; not under the hands of an uploader, if that is possible:
+-- for its sake a quarter more is kept, rather than that the newest go.
 local most_samples, most_bytes, held_ms = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if queued <= most_samples and bytes <= most_bytes then return lost end
 if queued > 1.25 * most_samples or bytes > 1.25 * most_bytes then held_ms = 0 end
@@ -81,11 +83,15 @@ if queued > 1.25 * most_samples or bytes > 1.25 * most_bytes then held_ms = 0 en
 local ranges = {}
 for _, sink in ipairs(sinks) do ranges[sink] = ranges_of(sink) end
 
+local has_spared = false
 local function drop(id, samples, size)
   local waiting = {}
   for _, sink in ipairs(sinks) do
     local row = taken(sink, id)
-    if row and row[3] < held_ms then return false end
+    if row and row[3] < held_ms then
+      has_spared = true
+      return false
+    end
     if row or is_in(ranges[sink], id) then waiting[#waiting + 1] = sink end
   end
   for _, sink in ipairs(waiting) do
@@ -107,6 +113,7 @@ while looks < LOOKS and drops < DROPS do
   if #oldest == 0 then return lost end
   for _, entry in ipairs(oldest) do
     if queued <= most_samples and bytes <= most_bytes then return lost end
+    if has_spared and entry[1] == first then return lost end
     looks = looks + 1
     if drop(entry[1], tonumber(entry[2][2]), #entry[2][4] + OVERHEAD) then drops = drops + 1 end
     from = '(' .. entry[1]

@@ -106,7 +106,7 @@ class Registry(History):
             renamed = self._looking(pipe, settings.name, device.name) if settings else {}
             pipe.multi()
             for old in replaced:
-                self._forget(pipe, old)
+                self._erase(pipe, old)
                 if old.id != record.id:  # a board that comes back keeps its past
                     self._forget_history(pipe, old.id)
             if governed or renamed:
@@ -161,7 +161,7 @@ class Registry(History):
             device = self._named(pipe, name)
             governed = pipe.hexists(self._jobs, device.id)
             pipe.multi()
-            self._forget(pipe, device)
+            self._erase(pipe, device)
             self._forget_history(pipe, device.id)
             if governed:
                 pipe.incr(self._jobs_version)
@@ -201,7 +201,7 @@ class Registry(History):
             ),
         )
 
-    def _forget(self, pipe: Any, device: Device) -> None:
+    def _erase(self, pipe: Any, device: Device) -> None:
         pipe.hdel(self._devices, device.id)
         pipe.hdel(self._names, device.name)
         pipe.zrem(self._due, device.id)
