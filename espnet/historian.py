@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from espnet.blocks import LEVELS, sealed
-from espnet.model import SampleBatch, phase
+from espnet.model import SampleBatch, SinkState, phase
 from espnet.store import HISTORY, Entry, Store
 from espnet.store.history import Packing, Row, State
 
@@ -84,6 +84,7 @@ class Historian:
         self._keep = keep
         self._entries, self._stop = entries, stop
         self._cursor = 0
+        self._state: SinkState | None = None
 
     def drain(self, now: float) -> int:
         """Keeps what is on the stream until nothing is left or it is time to stop; returns the rows.
@@ -92,9 +93,10 @@ class Historian:
         """
         if self._stop():
             return 0
+        self._store.join(HISTORY, now)  # each time, because Redis may have come back empty
         share = self._budget // max(1, self._store.device_count())
         kept = 0
-        for page in self._pages(now):
+        for page in self._pages():
             rows = [self._row(entry, share) for entry in page]
             some, full = self._store.append_history(rows, keep=self._keep)
             kept += some
@@ -102,17 +104,16 @@ class Historian:
             if self._stop():
                 return kept
         self._look_over(share, now)
+        self._note(now, kept)
         return kept
 
     def close(self) -> None:
         """At an orderly stop: what is unfinished may be taken over at once."""
         self._store.leave(HISTORY, self._consumer)
 
-    def _pages(self, now: float) -> Iterator[list[Entry]]:
+    def _pages(self) -> Iterator[list[Entry]]:
         """What this consumer was given and did not settle, then what others abandoned, then news."""
         store, here, count = self._store, (HISTORY, self._consumer), self._entries
-        # Each time, because Redis may have come back empty.
-        store.join(HISTORY, now)
         while page := store.read_pending(*here, count):
             yield page
         while page := store.take_over(*here, count):
@@ -122,6 +123,18 @@ class Historian:
             yield page
             if len(page) < count:
                 return
+
+    def _note(self, now: float, kept: int) -> None:
+        """Says that the history is kept: to `doctor`, silence means that nobody does."""
+        before = self._state
+        self._state = SinkState(
+            state="ok",
+            at=now,
+            since=before.since if before else now,
+            uploader=self._consumer,
+            ok_at=now if kept else before.ok_at if before else None,
+        )
+        self._store.note_sink(HISTORY, self._state)
 
     def _row(self, entry: Entry, share: int) -> Row:
         batch = entry.batch
