@@ -222,6 +222,14 @@ class Registry(Connection):
         return decode_memory(raw) if raw else Memory()
 
     @translated
+    def memories(self) -> dict[str, Memory]:
+        """What is remembered of every device, by its id."""
+        return {
+            key.decode(): decode_memory(raw)
+            for key, raw in self._redis.hgetall(self._memory).items()
+        }
+
+    @translated
     def all_jobs(self) -> dict[str, tuple[Job, ...]]:
         """The jobs of every device that has any, by its id."""
         return {

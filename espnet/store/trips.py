@@ -196,13 +196,15 @@ class Trips(Registry):
                 poll.grant.committed = True
         return lost
 
-    @translated
     def collectors(self, now: float, within_s: float) -> list[str]:
         """The collectors that claimed within the last ``within_s`` seconds."""
-        return [
-            name.decode()
-            for name in self._redis.zrangebyscore(self._collectors, now - within_s, "+inf")
-        ]
+        return list(self.collectors_seen(now, within_s))
+
+    @translated
+    def collectors_seen(self, now: float, within_s: float) -> dict[str, float]:
+        """Those collectors, with when they last claimed (Unix seconds)."""
+        rows = self._redis.zrangebyscore(self._collectors, now - within_s, "+inf", withscores=True)
+        return {name.decode(): at for name, at in rows}
 
     # --- what deciding looks at
 
