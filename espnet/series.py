@@ -33,9 +33,14 @@ def pins_of(device: Device, jobs: Sequence[Job], at: float) -> dict[int, None]:
     then those that an enabled job or an override governs."""
     pins = dict.fromkeys(device.report_pins)
     for job in jobs:
-        if at < job.until if isinstance(job, Override) else job.enabled:
+        if governs(job, at):
             pins[job.pin] = None
     return pins
+
+
+def governs(job: Job, at: float) -> bool:
+    """Whether a job has a say at ``at`` (Unix seconds): it is enabled, or an override that lasts."""
+    return at < job.until if isinstance(job, Override) else job.enabled
 
 
 def series_of(
@@ -83,3 +88,15 @@ def points_of(device: Device, jobs: Sequence[Job], reading: Reading, status: Sta
     for pin, mean in reading.adc.items():
         found.append((ADC, mean, (f"pin:{pin}",)))
     return found
+
+
+def shown_of(device: Device, jobs: Sequence[Job], at: float, status: Status | None = None) -> int:
+    """How many series a device has on the page for Prometheus (`espnet.sinks.prometheus`), which shows
+    every pin; ``status`` as in `series_of`."""
+    pins = len(pins_of(device, jobs, at)) if status is None else len(status.gpio)
+    own = 3  # temperature, uptime, memory
+    if status is not None:
+        own = sum(value is not None for value in (status.f, status.uptime_s, status.mem_free))
+    governing = sum(governs(job, at) for job in jobs)
+    # Whether it is up, and what it is.
+    return 2 + own + pins + 2 * len(device.dht22) + len(device.adc) + 2 * governing

@@ -48,6 +48,8 @@ _VALUES = {
     "for": "TIME",
     "why": "TEXT",
     "readings": "FILE",
+    "add": "WHAT",
+    "remove": "WHAT",
 }
 
 

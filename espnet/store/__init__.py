@@ -36,6 +36,7 @@ token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every er
 library leaves here as `StoreUnavailable`.
 """
 
+from espnet.store.health import Health, HealthChecks
 from espnet.store.records import (
     BATCH,
     CACHED_DEVICES,
@@ -71,6 +72,7 @@ __all__ = [
     "Entry",
     "Fate",
     "Grant",
+    "Health",
     "Ledger",
     "Letter",
     "LockState",
@@ -80,5 +82,5 @@ __all__ = [
 ]
 
 
-class Store(Trips, Samples):
+class Store(Trips, Samples, HealthChecks):
     """The registry, the schedule with its locks, the readings, the samples and their sinks."""
