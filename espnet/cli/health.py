@@ -5,6 +5,7 @@ Invariants: the same facts give the same problems; each has a next step. A *prob
 where no collector runs, every board is offline.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -65,12 +66,7 @@ def _remark(what: str, next_step: str) -> Problem:
 def _with_redis(facts: Facts) -> Iterator[Problem]:
     redis = facts.redis
     if facts.unreachable and not (redis and redis.health.is_loading):
-        yield _problem(
-            facts.unreachable,
-            "start it, or correct REDIS_URL; without that, EspNet uses a Redis of its own"
-            if facts.settings.redis
-            else f"look at the end of {facts.settings.data}/redis/server.log",
-        )
+        yield _problem(facts.unreachable, _reaching(facts))
     if redis is None:
         return
     health, tool = redis.health, _redis_cli(redis.url)
@@ -92,6 +88,14 @@ def _with_redis(facts: Facts) -> Iterator[Problem]:
             f"The Redis at {path} was passed over: {why}. EspNet keeps its data in one of its own.",
             f"if that one is meant: REDIS_URL=unix://:PASSWORD@{path}",
         )
+
+
+def _reaching(facts: Facts) -> str:
+    if not facts.settings.redis:
+        return f"look at the end of {facts.settings.data}/redis/server.log"
+    if re.search("authenti|password", facts.unreachable, re.IGNORECASE):
+        return "put the password into REDIS_URL: redis://:PASSWORD@HOST:PORT/0"
+    return "start it, or correct REDIS_URL; without that, EspNet uses a Redis of its own"
 
 
 def _refused(health: Health, tool: str) -> Problem:

@@ -1,0 +1,861 @@
+"""Laws of `espcli doctor`: what is a problem, what is shown of it, what it says of a broken world."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from board_wire import status_body
+from conftest import RedisProcess
+from test_cli import on_terminal, plain
+
+from espnet import server
+from espnet.cli import main
+from espnet.cli.doctor import report
+from espnet.cli.facts import (
+    Collector,
+    Devices,
+    Facts,
+    Lost,
+    Reach,
+    Redis,
+    Refusal,
+    Settings,
+    Sink,
+    gather,
+)
+from espnet.cli.health import problems
+from espnet.cli.session import Session
+from espnet.model import (
+    Books,
+    DeadLetter,
+    Device,
+    Memory,
+    Queue,
+    Reading,
+    Sample,
+    SampleBatch,
+    SinkState,
+    Timer,
+    Write,
+    encode,
+)
+from espnet.store import Fate, Health, Poll, Store
+
+NOW = 1_750_000_000.0
+
+# --- the table: facts → problems ------------------------------------------------------------------
+
+HEALTH = Health(
+    version="7.0.15",
+    uptime_s=7_000,
+    time=NOW,
+    is_aof=True,
+    saves="3600 1",
+    memory_bytes=10_000_000,
+    max_bytes=100_000_000,
+    policy="noeviction",
+    is_open=False,
+)
+OK = SinkState(state="ok", at=NOW - 5, since=NOW - 900, uploader="u", ok_at=NOW - 5, skew_s=0.4)
+BOOKS = Books(collected=100, accepted=90, queued=10)
+SINK = Sink(name="datadog", is_chosen=True, books=BOOKS, state=OK, waits_s=5)
+WELL = Facts(
+    now=NOW,
+    settings=Settings(
+        redis="redis://example:7777/0",
+        data="/data",
+        prefix="espnet:",
+        sinks=("datadog",),
+        is_sinks_chosen=False,
+        upload_interval_s=15,
+        max_samples=1_000_000,
+        max_bytes=256_000_000,
+    ),
+    redis=Redis(url="redis://example:7777/0", kind="external", health=HEALTH, skew_s=0.01),
+    collectors=(Collector("collector@pi:1:a", 1.0, 3),),
+    devices=Devices(total=3, online=3),
+    refusals=(),
+    queue=Queue(collected=100, queued=10, bytes=2_000),
+    sinks=(SINK,),
+)
+
+
+def but(record: Any, **changes: Any) -> Any:
+    return msgspec.structs.replace(record, **changes)
+
+
+def redis_with(**changes: Any) -> Facts:
+    return but(WELL, redis=but(WELL.redis, health=but(HEALTH, **changes)))
+
+
+def devices_with(**changes: Any) -> Facts:
+    return but(WELL, devices=but(WELL.devices, **changes))
+
+
+def settings_with(**changes: Any) -> Facts:
+    return but(WELL, settings=but(WELL.settings, **changes))
+
+
+def sink_with(**changes: Any) -> Facts:
+    return but(WELL, sinks=(but(SINK, **changes),))
+
+
+def state_with(**changes: Any) -> Facts:
+    return sink_with(state=but(OK, **changes))
+
+
+OFFLINE = tuple(Lost(f"d{i}", "refused the connection", 700.0) for i in range(7))
+SILENT = {"waits_s": 500, "state": but(OK, at=NOW - 500)}
+DEAD_COLLECTOR = (Collector("collector@pi:1:a", 900.0, 0),)
+
+#: (facts, the one problem or remark that they are, what it says, what its next step says)
+TABLE: dict[str, tuple[Facts, str, str, str]] = {
+    "unreachable": (
+        but(WELL, redis=None, unreachable="Redis does not answer."),
+        "problem", "Redis does not answer.", "REDIS_URL",
+    ),
+    "unreachable embedded": (
+        but(
+            settings_with(redis=""), redis=None, unreachable="It cannot start."
+        ),
+        "problem", "cannot start", "/data/redis/server.log",
+    ),
+    "locked": (
+        but(WELL, redis=None, unreachable="Redis says: Authentication required."),
+        "problem", "Authentication required", "put the password into REDIS_URL",
+    ),
+    "loading": (
+        redis_with(is_loading=True, loading_s=12, refusal="other"),
+        "problem", "about 12 s more", "wait",
+    ),
+    "memory full": (
+        redis_with(refusal="memory", memory_bytes=100_000_001),
+        "problem", "100 MB of 100 MB", "maxmemory",
+    ),
+    "replica": (redis_with(refusal="replica"), "problem", "only reads", "INFO replication"),
+    "misconf": (redis_with(refusal="persistence"), "problem", "cannot write to its disk", "BGSAVE"),
+    "no rights": (
+        redis_with(refusal="permission", refused="no perm"), "problem", "no perm", "ACL SETUSER",
+    ),
+    "other refusal": (
+        redis_with(refusal="other", refused="NOREPLICAS too few."),
+        "problem", "NOREPLICAS too few.", "log",
+    ),
+    "eviction": (
+        redis_with(policy="allkeys-lru", evicted=1_234),
+        "problem", "allkeys-lru): EspNet's are among them. It has thrown away 1,234 keys",
+        "redis-cli -h example -p 7777 CONFIG SET maxmemory-policy noeviction",
+    ),
+    "volatile eviction": (
+        redis_with(policy="volatile-ttl", max_bytes=0), "problem", "volatile-ttl", "noeviction",
+    ),
+    "memory nearly full": (
+        redis_with(memory_bytes=90_000_000), "problem", "90% of its memory", "ESPNET_QUEUE_MB",
+    ),
+    "append-only file": (
+        redis_with(aof_problem="err"), "problem", "append-only file", "make room",
+    ),
+    "snapshot": (redis_with(snapshot_problem="err"), "problem", "last snapshot", "BGSAVE"),
+    "no persistence": (
+        redis_with(is_aof=False, saves=""), "problem", "nothing on disk", "appendonly yes",
+    ),
+    "old version": (redis_with(version="6.0.16"), "problem", "6.0.16 is too old", "update"),
+    "open to all": (redis_with(is_open=True), "problem", "Anybody on the network", "requirepass"),
+    "redis clock": (
+        but(WELL, redis=but(WELL.redis, skew_s=-90.0)),
+        "problem", "90 s behind this one's", "NTP",
+    ),
+    "passed over": (
+        but(WELL, redis=but(WELL.redis, passed_over={"/run/r.sock": "it wants a password"})),
+        "remark", "/run/r.sock was passed over: it wants a password",
+        "REDIS_URL=unix://:PASSWORD@/run/r.sock",
+    ),
+    "no collector": (
+        but(WELL, collectors=DEAD_COLLECTOR),
+        "problem", "nobody polls the 3 devices, and no job acts. The last one was collector@pi:1:a, "
+        "15 min ago", "espcli run",
+    ),
+    "never a collector": (
+        but(WELL, collectors=(Collector("cli@pi:1:a", None, 1),)),
+        "problem", "No collector runs", "espcli run",
+    ),
+    "collector's clock": (
+        but(WELL, collectors=(Collector("collector@pi:1:a", -400.0, 3),)),
+        "problem", "collector@pi:1:a is 7 min ahead", "NTP",
+    ),
+    "nothing registered": (
+        but(WELL, devices=Devices(), collectors=(), sinks=()),
+        "remark", "No devices are registered", "espcli register",
+    ),
+    "one offline": (
+        devices_with(offline=OFFLINE[:1]),
+        "problem", "1 device is offline: d0 (refused the connection).", "espcli device d0 update",
+    ),
+    "many offline": (
+        devices_with(offline=OFFLINE), "problem", "7 devices are offline", "Wi-Fi",
+    ),
+    "overdue": (
+        devices_with(overdue=40, oldest_overdue_s=300.0),
+        "problem", "40 polls are overdue, the oldest by 5 min", "one more machine",
+    ),
+    "far": (devices_with(far=("d1",)), "problem", "d1 is to be polled further", "device d1 update"),
+    "unscheduled": (
+        devices_with(unscheduled=("d1", "d2")), "problem", "d1, d2 have no date", "device d1 update",
+    ),
+    "silent sensor": (
+        devices_with(sensors=("d1 air (no answer)",)),
+        "remark", "1 sensor is silent: d1 air (no answer)", "wires",
+    ),
+    "refused write": (
+        but(WELL, refusals=(Refusal("d1", 4, "does not let pin 4 be written"),)),
+        "problem", "1 pin could not be set as decided: d1 pin 4 (does not", "espcli why d1 4",
+    ),
+    "full by samples": (
+        but(WELL, queue=Queue(queued=950_000)), "problem", "95% full", "ESPNET_MAX_SAMPLES",
+    ),
+    "full by bytes": (
+        but(WELL, queue=Queue(bytes=256_000_000)), "problem", "100% full", "ESPNET_QUEUE_MB",
+    ),
+    "full without a sink": (
+        but(
+            settings_with(sinks=(), is_sinks_chosen=True),
+            sinks=(), queue=Queue(queued=1_000_000),
+        ),
+        "remark", "100% full", "forget",
+    ),
+    "uploads off": (
+        but(settings_with(sinks=()), sinks=()), "remark", "No sink is chosen", "DATADOG_API_KEY",
+    ),
+    "chosen and never joined": (
+        settings_with(sinks=("datadog", "file")), "problem", "sink file is chosen here", "espcli run",
+    ),
+    "unbalanced": (
+        sink_with(books=but(BOOKS, queued=9)),
+        "problem", "100 collected ≠ 90 accepted + 0 expired + 0 dead + 0 dropped + 9 queued", "xinfo",
+    ),
+    "silence": (
+        sink_with(**SILENT),
+        "problem", "Nobody uploads to datadog: 10 samples are waiting, the oldest for 8 min",
+        "espcli sinks forget datadog",
+    ),
+    "silence of a sink that is not chosen": (
+        sink_with(**SILENT, is_chosen=False), "problem", "not chosen here", "forget datadog",
+    ),
+    "silence from the beginning": (
+        sink_with(waits_s=500, state=None), "problem", "Nobody uploads", "espcli run",
+    ),
+    "history is not kept": (
+        but(WELL, sinks=(SINK, but(SINK, name="history", waits_s=500, state=None))),
+        "problem", "Nobody uploads to history", "ESPNET_HISTORY_MB",
+    ),
+    "paused": (
+        state_with(state="paused", since=NOW - 600, reason="Wrong key.", status=403),
+        "problem", "datadog is paused since 10 min: Wrong key.", "DATADOG_API_KEY",
+    ),
+    "failing": (
+        state_with(state="failing", since=NOW - 600, reason="It is away."),
+        "problem", "datadog fails since 10 min: It is away.", "nothing is lost",
+    ),
+    "failing just now": (
+        state_with(state="failing", since=NOW - 60, reason=""),
+        "remark", "fails since 60 s: it did not say why", "nothing is lost",
+    ),
+    "intake's clock": (
+        state_with(skew_s=90.0), "problem", "clock is 90 s behind that of datadog.", "NTP",
+    ),
+    "intake's clock, far": (
+        state_with(skew_s=-700.0), "problem", "12 min ahead of that of datadog. Points so far", "NTP",
+    ),
+    "dead letters": (
+        sink_with(books=Books(collected=100, accepted=99, dead=1)),
+        "problem", "datadog would never accept 1 sample", "espcli dead_letters show datadog",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_fact_that_is_wrong_is_one_problem_with_a_next_step(name: str) -> None:
+    """Each by itself: its severity, what it says, what to do; and nothing besides."""
+    facts, severity, what, next_step = TABLE[name]
+    (problem,) = problems(facts)
+    assert problem.severity == severity
+    assert what in problem.what
+    assert next_step in problem.next_step
+    assert "\n" not in problem.what + problem.next_step
+
+
+def test_a_world_that_is_well_has_no_problems() -> None:
+    """Nor does one whose figures are just within what is allowed."""
+    assert problems(WELL) == []
+    for facts in (
+        redis_with(memory_bytes=89_000_000),
+        redis_with(max_bytes=0),
+        redis_with(version="6.2.0"),
+        redis_with(name="Valkey", version="9.1.2"),
+        redis_with(is_aof=False),  # snapshots are something
+        redis_with(is_aof=False, saves=None),  # it does not say
+        redis_with(saves="", snapshot_problem="err"),  # of long ago
+        redis_with(policy=None, max_bytes=None, memory_bytes=None, is_open=None, version=None),
+        devices_with(overdue=3, oldest_overdue_s=100.0),
+        devices_with(late=1, online=2),
+        settings_with(sinks=("datadog", "prometheus")),
+        settings_with(sinks=()),  # somebody else's collector has the key
+        sink_with(waits_s=500),  # an uploader is at it
+        sink_with(waits_s=None, state=but(OK, at=NOW - 9_000)),  # nothing waits
+        sink_with(**SILENT | {"state": but(OK, at=NOW - 500, retry_at=NOW + 60)}),
+        settings_with(upload_interval_s=3_600),
+        state_with(skew_s=-59.0),
+    ):
+        assert problems(facts) == []
+
+
+def test_a_rare_uploader_is_not_silent() -> None:
+    """Whoever uploads every hour may be quiet for three."""
+    slow = but(sink_with(**SILENT), settings=but(WELL.settings, upload_interval_s=3_600))
+    assert problems(slow) == []
+
+
+def test_what_follows_from_another_problem_is_not_said_once_more() -> None:
+    """Without a collector every board is offline, every poll overdue, every sink silent in time."""
+    facts = but(
+        WELL,
+        collectors=DEAD_COLLECTOR,
+        devices=but(WELL.devices, offline=OFFLINE, overdue=9, oldest_overdue_s=1e6),
+        refusals=(Refusal("d1", 4, "no"),),
+        settings=but(WELL.settings, sinks=("datadog", "file")),
+    )
+    assert [problem.what[:20] for problem in problems(facts)] == ["No collector runs: n"]
+
+
+def test_problems_come_before_remarks() -> None:
+    """What needs a person is read first, in the order in which to look at it."""
+    facts = but(
+        redis_with(policy="allkeys-lru"),
+        devices=but(WELL.devices, sensors=("d1 air (x)",), offline=OFFLINE),
+    )
+    assert [p.severity for p in problems(facts)] == ["problem", "problem", "remark"]
+
+
+def test_long_lists_are_cut() -> None:
+    """A fleet of thousands that is offline is one sentence that fits a screen."""
+    many = tuple(Lost(f"board{i}", "is silent", None) for i in range(5_000))
+    (problem,) = problems(devices_with(offline=many, total=5_000))
+    assert "and 4,995 more" in problem.what
+    assert len(problem.what) < 300
+    data = report(devices_with(offline=many, total=5_000)).data
+    assert data["devices"]["offline"] == 5_000
+    assert len(data["devices"]["offline_devices"]) == 100
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_exit_code_says_whether_a_person_is_needed(name: str) -> None:
+    """0 with remarks only, 1 with a problem, 3 where Redis cannot be used."""
+    facts, severity, *_ = TABLE[name]
+    expected = 0 if severity == "remark" else 1
+    if facts.unreachable or facts.redis.health.is_loading:
+        expected = 3
+    shown = report(facts)
+    assert shown.code == shown.data["exit_code"] == expected
+    assert shown.data["is_well"] == (expected == 0)
+    json.dumps(shown.data)
+
+
+def test_the_history_has_its_place() -> None:
+    """How far back each level reaches, where somebody says it."""
+    levels = (Reach("full rate", NOW - 86_400, 1_000_000), Reach("hourly", None, 0))
+    shown = report(but(WELL, history=levels))
+    section = next(part for part in shown.parts if part.title == "History")
+    assert [line.text for line in section.lines] == [
+        "full rate: 24 h back, 1 MB",
+        "hourly: nothing yet, 0 B",
+    ]
+    assert shown.data["history"][0] == {"level": "full rate", "since": NOW - 86_400, "bytes": 10**6}
+
+
+# --- real worlds ----------------------------------------------------------------------------------
+
+COLLECTOR = "collector@pi:812:3fa1b2"
+
+
+class World:
+    """An EspNet in a private Redis, as its collector and its uploader would have left it just now."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.store = Store(url)
+        self.raw = redis.Redis.from_url(url)
+        self.now = time.time()
+
+    def add(self, name: str, *, at: float | None = None, **more: Any) -> Device:
+        """A device with a reading, by default a fresh one; it is due in ten seconds."""
+        device = Device(id=f"id-{name}", name=name, address=f"{name}.lan", **more)
+        reading = self.reading(device, at)
+        return self.store.add(device, reading, first_due=self.now + 10)
+
+    def reading(self, device: Device, at: float | None = None, **more: Any) -> Reading:
+        return Reading(
+            at=self.now if at is None else at,
+            poll_s=0.02,
+            interval_s=10.0,
+            collector=COLLECTOR,
+            status=msgspec.Raw(status_body(device.id)),
+            **more,
+        )
+
+    def collector(self, age_s: float = 1.0) -> None:
+        """A collector that found nothing to do."""
+        self.store.claim(self.now - age_s, 1, COLLECTOR, ttl_s=5)
+
+    def samples(self, device: Device, count: int, age_s: float = 0.0) -> None:
+        """So many samples of one poll on the stream."""
+        points = tuple(("esp32.up", 1.0, (f"n:{i}",)) for i in range(count))
+        with self.store.hold(device, "here", ttl_s=5, wait_s=5) as grant:
+            batch = SampleBatch(self.now - age_s, (), points)
+            self.store.commit([Poll(grant, self.now + 10, self.reading(device), batch=batch)])
+
+    def note(self, sink: str, **how: Any) -> None:
+        known = {"state": "ok", "at": self.now, "since": self.now, "uploader": "u"}
+        self.store.note_sink(sink, SinkState(**known | how))
+
+    def close(self) -> None:
+        self.store.close()
+        self.raw.close()
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("ESPNET_", "DATADOG_", "DD_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
+
+
+@pytest.fixture
+def world(own_redis: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Three boards that are well, a collector, a sink that has had its samples."""
+    monkeypatch.setenv("REDIS_URL", own_redis.url)
+    monkeypatch.setenv("ESPNET_SINKS", "datadog")
+    made = World(own_redis.url)
+    with closing(made):
+        devices = [made.add(name) for name in ("porch", "attic", "shed")]
+        made.collector()
+        made.store.join("datadog", made.now)
+        made.samples(devices[0], 5)
+        entries = made.store.take("datadog", "u", 9)
+        made.store.settle("datadog", [Fate(entry, accepted=entry.samples) for entry in entries])
+        made.note("datadog", ok_at=made.now)
+        yield made
+
+
+@pytest.fixture
+def doctor(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """What `espcli doctor --json` says, and that it ends with ``code``."""
+
+    def run(code: int) -> Any:
+        capsys.readouterr()
+        assert main(["doctor", "--json"]) == code
+        captured = capsys.readouterr()
+        assert not captured.err
+        return json.loads(captured.out)
+
+    return run
+
+
+def whats(data: Any) -> str:
+    return "\n".join(problem["what"] for problem in data["problems"])
+
+
+def test_a_well_world_is_well(world: World, doctor: Callable[..., Any]) -> None:
+    """Exit code 0, no problem, and every number where a program looks for it."""
+    data = doctor(0)
+    assert data["problems"] == []
+    assert data["redis"]["kind"] == "external"
+    assert data["redis"]["policy"] == "noeviction"
+    assert data["redis"]["is_aof"] is True
+    assert [(c["name"], c["devices"], c["is_alive"]) for c in data["collectors"]] == [
+        (COLLECTOR, 3, True)
+    ]
+    assert (data["devices"]["total"], data["devices"]["online"]) == (3, 3)
+    sink = data["sinks"]["datadog"]
+    assert {key: sink[key] for key in Books.__struct_fields__} == {
+        "collected": 5,
+        "accepted": 5,
+        "expired": 0,
+        "dead": 0,
+        "dropped": 0,
+        "queued": 0,
+        "repeated": 0,
+    }
+    assert sink["is_balanced"] is True
+    assert data["queue"]["collected"] == 5
+
+
+def test_the_page_prints_the_books(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """collected = accepted + expired + dead + dropped + queued, as such."""
+    assert main(["doctor"]) == 0
+    page = capsys.readouterr().out
+    assert "5 collected = 5 accepted + 0 expired + 0 dead + 0 dropped + 0 queued" in page
+    assert page.endswith("Nothing needs you.\n")
+    assert "\x1b" not in page
+    assert page.splitlines()[0].startswith("Redis       Valkey")
+
+
+def a_volatile_policy(world: World) -> None:
+    world.raw.config_set("maxmemory-policy", "volatile-lru")
+
+
+def no_memory(world: World) -> None:
+    world.raw.config_set("maxmemory", 1)
+
+
+def nearly_no_memory(world: World) -> None:
+    world.raw.set("somebody", b"x" * 50_000_000)  # much more than a connection takes
+    world.raw.config_set("maxmemory", int(world.raw.info()["used_memory"] * 1.05))
+
+
+def a_replica(world: World) -> None:
+    world.raw.replicaof("127.0.0.1", "1")
+
+
+def too_few_replicas(world: World) -> None:
+    world.raw.config_set("min-replicas-to-write", 1)
+
+
+def nothing_on_disk(world: World) -> None:
+    world.raw.config_set("appendonly", "no")
+
+
+def a_disk_that_fails(world: World) -> None:
+    world.raw.config_set("appendonly", "no")
+    world.raw.config_set("save", "3600 1")
+    folder = Path(world.raw.config_get("dir")["dir"])
+    (folder / world.raw.config_get("dbfilename")["dbfilename"]).mkdir()
+    world.raw.bgsave()
+    while world.raw.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        time.sleep(0.01)
+
+
+def no_collector(world: World) -> None:
+    world.raw.delete("espnet:collectors")
+
+
+def a_collector_that_stopped(world: World) -> None:
+    world.raw.zadd("espnet:collectors", {COLLECTOR: world.now - 600})
+
+
+def a_collector_ahead(world: World) -> None:
+    world.raw.zadd("espnet:collectors", {"collector@elsewhere": world.now + 600})
+
+
+def an_offline_device(world: World) -> None:
+    world.raw.hset(
+        "espnet:readings", "id-shed", encode(world.reading(world.store.device("shed"), at=5.0))
+    )
+
+
+def a_clock_that_was_set_back(world: World) -> None:
+    world.raw.zadd("espnet:due", {"id-porch": world.now + 86_400})
+
+
+def a_backlog(world: World) -> None:
+    world.raw.zadd("espnet:due", {"id-porch": world.now - 600, "id-attic": world.now - 500})
+
+
+def a_lost_date(world: World) -> None:
+    world.raw.zrem("espnet:due", "id-attic")
+
+
+def books_changed_by_hand(world: World) -> None:
+    world.raw.hincrby("espnet:books:datadog", "accepted", -1)
+
+
+def a_paused_sink(world: World) -> None:
+    world.note("datadog", state="paused", status=403, reason="The key is wrong.")
+
+
+def nobody_uploads(world: World) -> None:
+    world.samples(world.store.device("porch"), 3, age_s=900)
+    world.note("datadog", at=world.now - 900)
+
+
+def a_forgotten_sink(world: World) -> None:
+    world.store.join("file", world.now)
+    world.samples(world.store.device("porch"), 3, age_s=900)
+    entries = world.store.take("datadog", "u", 9)
+    world.store.settle("datadog", [Fate(entry, accepted=entry.samples) for entry in entries])
+
+
+def a_dead_letter(world: World) -> None:
+    world.samples(world.store.device("porch"), 1)
+    (entry,) = world.store.take("datadog", "u", 9)
+    letter = DeadLetter(Sample("esp32.up", 1.0, 5.0, ()), "It is no good.", world.now)
+    world.store.settle("datadog", [Fate(entry, letters=(letter,))])
+
+
+def an_intake_with_another_time(world: World) -> None:
+    world.note("datadog", skew_s=-900.0)
+
+
+def a_pin_that_the_board_refuses(world: World) -> None:
+    job = Timer(name="lamp", pin=5, start="06:00", hours=2, zone="UTC")
+    world.store.change_jobs("porch", lambda _, __: (job,), now=world.now + 10)
+    memory = Memory(writes={5: Write(world.now - 5, 1, "does not let it be written")})
+    world.raw.hset("espnet:memory", "id-porch", encode(memory))
+
+
+def a_sink_that_never_began(world: World) -> None:
+    world.store.forget_sink("datadog")
+
+
+BROKEN: dict[Callable[[World], None], str] = {
+    a_volatile_policy: "maxmemory-policy volatile-lru",
+    no_memory: "its memory is full",
+    nearly_no_memory: "of its memory",
+    a_replica: "a replica that only reads",
+    too_few_replicas: "NOREPLICAS",
+    nothing_on_disk: "keeps nothing on disk",
+    a_disk_that_fails: "cannot write to its disk",
+    no_collector: "No collector runs",
+    a_collector_that_stopped: "The last one was collector@pi:812:3fa1b2, 10 min ago.",
+    a_collector_ahead: "The clock of collector@elsewhere is 10 min ahead",
+    an_offline_device: "1 device is offline: shed",
+    a_clock_that_was_set_back: "porch is to be polled further in the future",
+    a_backlog: "2 polls are overdue, the oldest by 10 min",
+    a_lost_date: "attic has no date",
+    books_changed_by_hand: "5 collected ≠ 4 accepted",
+    a_paused_sink: "datadog is paused since 0 s: The key is wrong.",
+    nobody_uploads: "Nobody uploads to datadog: 3 samples are waiting, the oldest for 15 min",
+    a_forgotten_sink: "Nobody uploads to file, which is not chosen here",
+    a_dead_letter: "datadog would never accept 1 sample",
+    an_intake_with_another_time: "15 min ahead of that of datadog. Points so far off are refused.",
+    a_pin_that_the_board_refuses: "porch pin 5 (does not let it be written)",
+    a_sink_that_never_began: "The sink datadog is chosen here, but",
+}
+
+
+@pytest.mark.parametrize("breaks", BROKEN, ids=lambda breaks: breaks.__name__)
+def test_a_broken_world_is_recognized(
+    breaks: Callable[[World], None], world: World, doctor: Callable[..., Any]
+) -> None:
+    """What is wrong with it is said, with a next step, and ends with exit code 1."""
+    breaks(world)
+    data = doctor(1)
+    assert BROKEN[breaks] in whats(data)
+    assert all(problem["next_step"] for problem in data["problems"])
+    # One cause, one problem; a failing disk also fails its snapshots, a sink that went has a remark.
+    sick = [p["what"] for p in data["problems"] if p["severity"] == "problem"]
+    assert len(sick) <= 1 + (breaks is a_disk_that_fails), sick
+
+
+def test_looking_changes_nothing(world: World, doctor: Callable[..., Any]) -> None:
+    """Not a key, not a date, not a byte: the doctor may look as often as it likes."""
+    world.samples(world.store.device("porch"), 4)
+
+    def dump() -> dict[bytes, object]:
+        found = {}
+        for key in sorted(world.raw.keys()):
+            kind = world.raw.type(key)
+            found[key] = world.raw.xinfo_stream(key) if kind == b"stream" else world.raw.dump(key)
+        return found
+
+    before = dump()
+    for _ in range(3):
+        doctor(0)
+    assert dump() == before
+
+
+def test_an_empty_installation_is_not_sick(
+    own_redis: RedisProcess, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what to do first. Devices without a collector are another matter."""
+    monkeypatch.setenv("REDIS_URL", own_redis.url)
+    (remark,) = doctor(0)["problems"]
+    assert remark["severity"] == "remark"
+    assert "espcli register" in remark["next_step"]
+    with closing(World(own_redis.url)) as world:
+        world.add("porch")
+        assert "No collector runs" in whats(doctor(1))
+
+
+def test_a_redis_that_is_away_is_exit_code_3_and_no_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which server was tried, and the settings, are said all the same; no password, no key."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("REDIS_URL", f"redis://me:s3cret@127.0.0.1:{port}/0")
+    monkeypatch.setenv("DATADOG_API_KEY", "k3y")
+    for words in (["doctor"], ["doctor", "--json"]):
+        assert main(words) == 3
+        shown = capsys.readouterr().out
+        assert f"127.0.0.1:{port}" in shown
+        assert "datadog" in shown
+        assert "s3cret" not in shown
+        assert "k3y" not in shown
+    data = json.loads(shown)
+    assert (data["redis"], data["devices"], data["sinks"]) == (None, None, None)
+
+
+def test_a_redis_that_says_no_more_leaves_what_it_said(
+    world: World, doctor: Callable[..., Any]
+) -> None:
+    """The fleet is shown where the books cannot be read."""
+    world.raw.set("espnet:books", "not ours")
+    data = doctor(3)
+    assert data["devices"]["online"] == 3
+    assert data["sinks"] is None
+    assert "refused a command" in data["unreachable"]
+
+
+def test_a_redis_that_wants_a_password_is_not_taken_for_an_empty_one(
+    own_redis: RedisProcess, doctor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No password in the URL: exit code 3, and where it belongs."""
+    with redis.Redis.from_url(own_redis.url) as raw:
+        raw.config_set("requirepass", "s3cret")
+    monkeypatch.setenv("REDIS_URL", own_redis.url)
+    (problem,) = doctor(3)["problems"]
+    assert "authenticate" in problem["what"]
+    assert "put the password into REDIS_URL" in problem["next_step"]
+
+
+def test_a_redis_that_was_passed_over_is_named(
+    own_redis: RedisProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A default socket that wants a password, while EspNet's own Redis is used."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(server, "DEFAULT_SOCKETS", ())
+    monkeypatch.setattr(server.find, "__defaults__", ((), server.PATIENCE_S))
+    with redis.Redis.from_url(own_redis.url) as raw:
+        raw.config_set("requirepass", "s3cret")
+    assert server.passed_over((own_redis.socket,)) == {own_redis.socket: "it wants a password"}
+    try:
+        facts = gather(Session(), (own_redis.socket,))
+    finally:
+        server.stop(tmp_path)
+    assert facts.redis.kind == "embedded"
+    assert any("wants a password" in problem.what for problem in problems(facts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_open"),
+    [
+        (["--bind", "0.0.0.0", "--protected-mode", "no"], True),
+        (["--bind", "0.0.0.0", "--protected-mode", "yes"], False),
+        (["--bind", "127.0.0.1", "--protected-mode", "no"], False),
+        (["--bind", "0.0.0.0", "--protected-mode", "no", "--requirepass", "s3cret"], False),
+        (["--bind", "0.0.0.0", "--protected-mode", "no", "--rename-command", "CONFIG", ""], None),
+    ],
+)
+def test_an_open_redis_is_recognized(
+    arguments: list[str], is_open: bool | None, short_path: Path
+) -> None:
+    """Beyond this machine, unprotected, without a password; where CONFIG is forbidden, nobody knows."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    where = ["--port", str(port), "--unixsocket", str(short_path / "r.sock"), "--save", ""]
+    process = subprocess.Popen(
+        [server.binary(), *where, "--dir", str(short_path), *arguments], stdout=subprocess.DEVNULL
+    )
+    password = ":s3cret@" if "s3cret" in arguments else ""
+    try:
+        with closing(Store(f"unix://{password}{short_path}/r.sock")) as store:
+            deadline = time.monotonic() + 10
+            while not (short_path / "r.sock").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert store.health().is_open is is_open
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+WRONG = (
+    "doctor now",
+    "doctor --jsn",
+    "doctor --json=1",
+    "doctor porch datadog",
+    "doctor --anyway",
+    "doctor - now",
+    "doctor --help=1",
+    "doctor None",
+    "docter",
+    "doctor.run",
+    "doctor __class__",
+    "doctor --no-json",
+    "doctor --",
+    "doctor -x",
+    "doctor --verbose 1",
+    "doctor 1e3",
+    "doctor --add gpio:porch:2",
+    "doctor show",
+    "doctor -v",
+    "doctor --sinks datadog",
+)
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_words_are_a_usage_error(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence, exit code 2, and Redis is not even asked."""
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("espcli: ")
+
+
+def test_settings_that_make_no_sense_are_a_usage_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable is named."""
+    monkeypatch.setenv("ESPNET_MAX_SAMPLES", "many")
+    assert main(["doctor"]) == 2
+    assert "ESPNET_MAX_SAMPLES" in capsys.readouterr().err
+
+
+def test_the_page_fits_a_terminal(world: World, own_redis: RedisProcess) -> None:
+    """80 columns or 40: nothing is cut, nothing goes on at the margin, and red is what needs a person."""
+    for breaks in (a_volatile_policy, an_offline_device, a_paused_sink, a_dead_letter):
+        breaks(world)
+    for columns in (80, 40):
+        shown = on_terminal(columns, "doctor", code=1, ESPNET_SINKS="datadog")
+        lines = plain(shown).splitlines()
+        assert max(map(len, lines)) <= columns
+        page = re.sub(r"\s+", " ", " ".join(lines))
+        assert "EspNet's are among them." in page
+        assert "4 problems need you." in page
+        assert "\x1b[1;31m" in shown
+
+
+def test_ten_thousand_devices_take_less_than_a_second(own_redis: RedisProcess) -> None:
+    """Also when all of them are offline."""
+    with closing(World(own_redis.url)) as world:
+        device = Device(id="x", name="x", address="x")
+        gpio = {str(pin): 0 for pin in range(34)}
+        body = msgspec.Raw(status_body("x", gpio=gpio))
+        reading = encode(msgspec.structs.replace(world.reading(device), status=body))
+        ids = [f"{number:012x}" for number in range(10_000)]
+        devices = {
+            one: encode(msgspec.structs.replace(device, id=one, name=f"board{one}")) for one in ids
+        }
+        world.raw.hset("espnet:devices", mapping=devices)
+        world.raw.hset("espnet:readings", mapping=dict.fromkeys(ids, reading))
+        world.raw.hset("espnet:memory", mapping=dict.fromkeys(ids, encode(Memory())))
+        world.raw.zadd("espnet:due", dict.fromkeys(ids, world.now))
+    session = Session()
+    session.config = msgspec.structs.replace(session.config, redis_url=own_redis.url)
+    began = time.process_time()
+    report(gather(session, ()))
+    assert time.process_time() - began < 1.0
