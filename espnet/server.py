@@ -98,8 +98,8 @@ def passed_over(default_sockets: tuple[Path, ...] = DEFAULT_SOCKETS) -> dict[Pat
                 found[path] = "this user may not open its socket"
         elif answer.reply.startswith((b"-NOAUTH", b"-WRONGPASS")):
             found[path] = "it wants a password"
-        elif answer.reply.startswith(b"-LOADING"):
-            found[path] = "it still loads its data"
+        elif answer.reply.startswith(b"-"):
+            found[path] = f"it says {answer.reply[1:80].decode(errors='replace').strip()}"
         elif not answer.pong:
             found[path] = "it does not answer"
     return found

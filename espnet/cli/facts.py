@@ -162,13 +162,15 @@ def gather(session: Session, default_sockets: tuple[Path, ...] = server.DEFAULT_
         url, kind = session.server.url, session.server.kind
     except StoreUnavailable as error:
         known = _with(known, unreachable=str(error))
-        if config.redis_url is None or "loading" not in str(error):
+        if config.redis_url is None:
             return known
+        # One that loads its data, or whose disk is full, refuses even a PING, and still says why.
         url, kind = config.redis_url, "external"
     with closing(Store(url, prefix=config.prefix)) as store:
         try:
-            known = _with(known, redis=_redis(store, session, kind, default_sockets))
-            if known.redis is None or known.redis.health.is_loading:
+            redis = _redis(store, session, kind, default_sockets)
+            known = _with(known, redis=redis, unreachable="")
+            if redis.health.is_loading:
                 return known
             known = _with(known, **_fleet(store, session))
             return _with(known, **_samples(store, known))

@@ -84,9 +84,12 @@ def _with_redis(facts: Facts) -> Iterator[Problem]:
             "`timedatectl` on both machines; let one of them keep time by NTP",
         )
     for path, why in redis.passed_over.items():
-        yield _remark(
-            f"The Redis at {path} was passed over: {why}. EspNet keeps its data in one of its own.",
-            f"if that one is meant: REDIS_URL=unix://:PASSWORD@{path}",
+        # One that is locked may be somebody else's; one that only cannot answer now is likely to be ours.
+        is_locked = "password" in why or "may not open" in why
+        yield (_remark if is_locked else _problem)(
+            f"The Redis at {path} was passed over: {why}. EspNet uses one of its own instead.",
+            "if that one is meant: REDIS_URL=unix://"
+            + (f":PASSWORD@{path}" if "password" in why else path),
         )
 
 
