@@ -738,14 +738,14 @@ def test_a_redis_that_was_passed_over_is_named(
 ) -> None:
     """A default socket that wants a password, while EspNet's own Redis is used."""
     monkeypatch.delenv("REDIS_URL", raising=False)
-    monkeypatch.setattr(server, "DEFAULT_SOCKETS", ())
-    monkeypatch.setattr(server.find, "__defaults__", ((), server.PATIENCE_S))
     with redis.Redis.from_url(own_redis.url) as raw:
         raw.config_set("requirepass", "s3cret")
     assert server.passed_over((own_redis.socket,)) == {own_redis.socket: "it wants a password"}
     assert server.passed_over((tmp_path / "nobody",)) == {}
+    session = Session()
     try:
-        facts = gather(Session(), (own_redis.socket,))
+        session.server = server.find(None, tmp_path, ())
+        facts = gather(session, (own_redis.socket,))
     finally:
         server.stop(tmp_path)
     assert facts.redis.kind == "embedded"

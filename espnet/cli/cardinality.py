@@ -138,8 +138,8 @@ class _Plan:
         if step is None:
             known = ", ".join(_FORMS[word] for is_add, word in self._steps if is_add == adding)
             raise UsageError(f"{option} knows {known}; not {parse.quoted(text)}.")
-        place, what = self._find(rest)
-        if bool(what) == (kind == "device"):
+        place, what = self._find(rest) if rest else (-1, "")
+        if not rest or bool(what) == (kind == "device"):
             raise UsageError(f"{option} {parse.quoted(text)}: it goes {_FORMS[kind]}.")
         changed = step(place, what, adding)
         if changed is None:
@@ -173,10 +173,10 @@ class _Plan:
         device, pin = member.device, parse.pin(what)
         sampled = pin in pins_of(device, member.jobs, self.at)
         if adding:
-            parse.known_pins([pin], device, member.status.gpio if member.status else None)
             if sampled:
                 self.notes.append(f"{device.name} samples pin {pin} already.")
                 return member
+            parse.known_pins([pin], device, member.status.gpio if member.status else None)
             pins: tuple[int, ...] = (*device.report_pins, pin)
         else:
             if not sampled:
@@ -195,10 +195,11 @@ class _Plan:
         if not adding:
             _require(pin in device.adc, f"{device.name} does not read the ADC of pin {pin}.")
             return _with(member, adc={p: how for p, how in device.adc.items() if p != pin})
-        _require(pin in ADC_PINS, f"Pin {pin} has no ADC beside Wi-Fi; choose one of 32 to 39.")
-        parse.known_pins([pin], device, member.status.gpio if member.status else None)
         if pin in device.adc:
             self.notes.append(f"{device.name} reads the ADC of pin {pin} already.")
+            return member
+        _require(pin in ADC_PINS, f"Pin {pin} has no ADC beside Wi-Fi; choose one of 32 to 39.")
+        parse.known_pins([pin], device, member.status.gpio if member.status else None)
         return _with(member, adc={**device.adc, pin: Adc()})
 
     def _dht22(self, place: int, what: str, adding: bool) -> Member:
@@ -245,9 +246,9 @@ def report(store: Store, config: Config, at: float, add: str, remove: str) -> Re
     fleet = members(store)
     now = count(fleet, at)
     plan = _Plan(list(fleet), at)
-    for text in filter(None, remove.split(",")):
+    for text in remove.split(",") if remove else ():
         plan.apply(text, adding=False)
-    for text in filter(None, add.split(",")):
+    for text in add.split(",") if add else ():
         plan.apply(text, adding=True)
     after = count(plan.fleet, at) if add or remove else None
     notes = list(dict.fromkeys(plan.notes))

@@ -209,9 +209,9 @@ def _print_section(section: Section, width: int) -> None:
             hang = len(line.text) - len(line.text.lstrip(" →·✗"))
             room = max(console.width - len(indent) - hang, 16)
             for row, wrapped in enumerate(text[hang:].wrap(console, room)):
-                beginning = Text(left if not (number or row) else indent, style="bold")
-                beginning.append_text(text[:hang] if not row else Text(" " * hang))
-                console.print(beginning + wrapped, soft_wrap=True)
+                title = left if not (number or row) else indent
+                mark = text[:hang] if not row else Text(" " * hang)
+                console.print(Text.assemble((title, "bold"), mark, wrapped), soft_wrap=True)
     for shown in captured.get().splitlines():
         print(shown.rstrip())
 
