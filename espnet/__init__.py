@@ -24,6 +24,7 @@ layer  module                                      responsibility
 1      ``sinks/``                                  one file a place that samples go
 1      ``windows`` ``inputs``                      when timers are open; what a text names: pure
 1      ``blocks/``                                 readings as packed blocks, minima, means, maxima: pure
+1      ``series``                                  which metrics a device makes: pure
 2      ``jobs``                                    what a pin should be, and why: pure
 2      ``store/``                                  every Redis key, script and codec
 3      ``trip``                                    what a poll's answer becomes: pure

@@ -65,6 +65,17 @@ class SinkError(EspNetError):
     """A sink cannot work as it is configured."""
 
 
+class TooManyMetrics(EspNetError):
+    """A sink would be billed for more series than a person allowed."""
+
+    def __init__(self, series: int, most: int) -> None:
+        self.series, self.most = series, most
+        super().__init__(
+            f"The fleet makes {series:,} custom metrics, more than ESPNET_MAX_METRICS ({most:,}); "
+            "`espcli cardinality` shows which, `espcli run --anyway` starts all the same."
+        )
+
+
 class BoardError(EspNetError):
     """A board did not do what was asked.
 

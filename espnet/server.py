@@ -88,6 +88,23 @@ def find(
     return Server(_url_of(path), "embedded", folder, answer.pid, _log(folder))
 
 
+def passed_over(default_sockets: tuple[Path, ...] = DEFAULT_SOCKETS) -> dict[Path, str]:
+    """The servers at default sockets that `find` cannot use, and what is in the way, as a clause."""
+    found = {}
+    for path in default_sockets:
+        answer = _ask(path, b"PING")
+        if answer is None:
+            if path.is_socket() and not os.access(path, os.R_OK | os.W_OK):
+                found[path] = "this user may not open its socket"
+        elif answer.reply.startswith((b"-NOAUTH", b"-WRONGPASS")):
+            found[path] = "it wants a password"
+        elif answer.reply.startswith(b"-"):
+            found[path] = f"it says {answer.reply[1:80].decode(errors='replace').strip()}"
+        elif not answer.pong:
+            found[path] = "it does not answer"
+    return found
+
+
 def stop(data_dir: Path, patience_s: float = PATIENCE_S) -> bool:
     """Ends the embedded server after it has synced its data; False when none ran.
 

@@ -26,6 +26,7 @@ from espnet.model import (
     Status,
     finite,
 )
+from espnet.series import UP, points_of
 from espnet.store import Claim, Poll
 
 #: Back-off of a device that fails, in seconds; a longer interval of its own stays as it is.
@@ -143,24 +144,7 @@ def seen(
     tags: tuple[str, ...],
 ) -> Poll:
     """A successful poll. ``reading`` is what is stored of ``sight``; ``memory`` None is unchanged."""
-    device, levels = claim.device, sight.status.gpio
-    points: list[tuple[str, float, tuple[str, ...]]] = [
-        ("esp32.up", 1, ()),
-        ("esp32.poll_seconds", reading.poll_s, ()),
-    ]
-    if sight.status.f is not None:
-        points.append(("esp32.f", sight.status.f, ()))
-    for pin in device.report_pins:
-        level = reading.wrote.get(pin, levels.get(pin))
-        if level is not None:
-            points.append(("esp32.gpio", level, (f"pin:{pin}",)))
-    for name, climate in sight.climates.items():
-        own = (f"sensor:{name}",)
-        points.append(("esp32.dht22.temp", climate.temp_f, own))
-        points.append(("esp32.dht22.humidity", climate.humidity, own))
-    for pin, mean in sight.adc.items():
-        points.append(("esp32.adc", mean, (f"pin:{pin}",)))
-    kept, refused = finite(points)
+    kept, refused = finite(points_of(claim.device, claim.jobs, reading, sight.status))
     return Poll(
         claim.grant,
         next_due(claim.due, reading.interval_s, reading.at),
@@ -194,10 +178,5 @@ def failed(
             since=before.since if before else at,
             at=at,
         ),
-        batch=SampleBatch(at, tags, (("esp32.up", 0, ()),)),
+        batch=SampleBatch(at, tags, ((UP, 0, ()),)),
     )
-
-
-def sample_tags(device: Device) -> tuple[str, ...]:
-    """The tags of every sample of a device: its name, its id and its own."""
-    return (f"name:{device.name}", f"id:{device.id}", *device.tags)

@@ -37,6 +37,7 @@ from espnet.model import (
     Threshold,
     Write,
 )
+from espnet.series import tags_of
 from espnet.store import Claim, Grant
 from espnet.trip import Order, Sight
 
@@ -72,7 +73,7 @@ class Target:
         self.device = device
         self.link = Link(device.address)
         self.interval_s = device.interval_s or interval_s
-        self.tags = trip.sample_tags(device)
+        self.tags = tags_of(device)
         # b"GET /", and what follows when the fence was put in between.
         method, path, rest = request_bytes(device.address, GET_BASIC).partition(b"/")
         self._get, self._get_rest = method + path, rest

@@ -309,8 +309,8 @@ def test_a_board_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> N
 # --- terminals and pipes ------------------------------------------------------------------------
 
 
-def on_terminal(columns: int, *words: str, **environ: str) -> str:
-    """What a command shows on a terminal of that width."""
+def on_terminal(columns: int, *words: str, code: int = 0, **environ: str) -> str:
+    """What a command that ends with ``code`` shows on a terminal of that width."""
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
@@ -327,7 +327,7 @@ def on_terminal(columns: int, *words: str, **environ: str) -> str:
         except OSError:  # Linux: nobody has the terminal open any more
             break
     os.close(leader)
-    assert process.wait() == 0
+    assert process.wait() == code
     return shown.decode().replace("\r\n", "\n")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from espnet import trip
 from espnet.errors import BoardError
 from espnet.model import Climate, Device, Fault, decode_status
+from espnet.series import tags_of
 from espnet.store import Claim, Grant
 
 GRANT = Grant("b1", "here:1", 1)
@@ -84,7 +85,7 @@ def seen(
     claim = Claim(device, fault, 100.0, GRANT)
     sight = trip.Sight(103.0, body, decode_status(body), climates or {}, {"soil": "no answer"})
     reading = sight.reading(poll_s=poll_s, interval_s=10.0, collector="here")
-    return trip.seen(claim, sight, reading, tags=trip.sample_tags(device))
+    return trip.seen(claim, sight, reading, tags=tags_of(device))
 
 
 def points(poll) -> dict[str, float]:

@@ -10,7 +10,7 @@ from espnet.cli import parse
 from espnet.cli.act import as_typed, verb
 from espnet.cli.describe import describe
 from espnet.cli.device import DeviceWords
-from espnet.cli.render import Exit, Lines, Records, Shown, Told
+from espnet.cli.render import Exit, Lines, Records, Report, Shown, Told
 from espnet.cli.samples import SampleWords
 from espnet.cli.session import Session
 from espnet.errors import UsageError
@@ -173,6 +173,7 @@ class Commands(SampleWords):
         sinks: str = "",
         prometheus: str = "",
         log_format: str = "",
+        anyway: bool = False,
     ) -> Exit:
         """Polls the fleet and uploads its samples until it is stopped.
 
@@ -187,6 +188,7 @@ class Commands(SampleWords):
         --sinks                     datadog, dogstatsd, prometheus, file, console, or none
         --prometheus                serves a page for Prometheus at this address (127.0.0.1:9469)
         --log_format                one event a line, for people (text) or for machines (json)
+        --anyway                    starts also above ESPNET_MAX_METRICS (see `espcli cardinality`)
 
         Example: espcli run --device_update_interval 30
         """
@@ -206,6 +208,10 @@ class Commands(SampleWords):
         beats = parse.heartbeat(heartbeat)
         daemon.configure_logging(settings.log_format)
         redis = self._session.server
+        if not anyway and settings.max_metrics is not None:
+            from espnet.cli.cardinality import refuse_too_many
+
+            refuse_too_many(self._session.store, settings, self._session.now)
         daemon.Daemon(
             settings,
             redis.url,
@@ -217,6 +223,43 @@ class Commands(SampleWords):
             else None,
         ).run()
         return Exit(0)
+
+    @verb
+    def cardinality(self, *, add: str = "", remove: str = "") -> Report:
+        """Counts what Datadog bills, by metric and tag, now and after a change.
+
+        Datadog bills every metric with every combination of tags that it saw in an hour: a renamed
+        board counts twice in that hour. All registered boards count, as if they and all their sensors
+        answered. Exit code 1 when the number, now or after the change, is above ESPNET_MAX_METRICS.
+
+        --add WHAT      gpio:NAME:PIN, adc:NAME:PIN, dht22:NAME:SENSOR, tag:NAME:TAG, or
+                        boards:NAME:COUNT for so many more boards like NAME; several with commas
+                        between. Nothing is changed: it shows what would be
+        --remove WHAT   the same without boards, and device:NAME for a whole board
+
+        Example: espcli cardinality --add gpio:porch:2,boards:porch:10
+        """
+        from espnet.cli.cardinality import report
+
+        session = self._session
+        return report(session.store, session.config, session.now, add, remove)
+
+    @verb
+    def doctor(self) -> Report:
+        """Looks at all of it and says what is wrong, and what to do next.
+
+        Redis, collectors, devices, the queue, every sink with its books, and the clocks. No board is
+        asked and nothing is changed.
+
+        Exit code 0: nothing needs a person; there may be remarks. 1: something does. 3: Redis cannot
+        be reached, or says no more; what is known is shown all the same.
+
+        Example: espcli doctor --json
+        """
+        from espnet.cli import doctor
+        from espnet.cli.facts import gather
+
+        return doctor.report(gather(self._session))
 
     @verb
     def simulate(self, count: str, *, seed: str = "1", heap: str = "112K") -> Told:

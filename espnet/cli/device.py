@@ -126,7 +126,8 @@ class DeviceWords(JobWords, HistoryWords):
     def report_pins(self, pins: str) -> Shown:
         """Chooses the pins whose levels become samples.
 
-        Every pin of every board is a metric that Datadog bills, so none is sent unasked.
+        Every pin of every board is a metric that Datadog bills, so none is sent unasked but those
+        that have a job or an override. `espcli cardinality` counts them.
 
         PINS   GPIO numbers with commas between; or none
 

@@ -51,6 +51,8 @@ _VALUES = {
     "last": "TIME",
     "every": "TIME",
     "png": "FILE",
+    "add": "WHAT",
+    "remove": "WHAT",
 }
 
 

@@ -19,6 +19,7 @@ Getting started:
   espcli register 192.168.1.17 porch      add a board
   espcli run                              poll the fleet (keep it running)
   espcli devices                          look at it
+  espcli doctor                           what is wrong, and what to do about it
 
 Every command that prints data takes --json. `espcli COMMAND --help` tells more.
 Exit codes: 0 done, 1 expected failure, 2 wrong words, 3 Redis unreachable.

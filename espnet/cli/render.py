@@ -49,6 +49,28 @@ class Records(NamedTuple):
     spare: Sequence[str] = ()
 
 
+class Line(NamedTuple):
+    """A line for people; ``style`` is how a terminal that has colours shows it."""
+
+    text: str
+    style: str = ""
+
+
+class Section(NamedTuple):
+    """Lines about one thing, whose name stands to the left of the first."""
+
+    title: str
+    lines: Sequence[Line]
+
+
+class Report(NamedTuple):
+    """Data for programs, several parts for people, and what the command ends with."""
+
+    data: Any
+    parts: Sequence[Records | Section]
+    code: int = 0
+
+
 class Exit(NamedTuple):
     """Nothing to show: the command told its story itself, and ends with this code."""
 
@@ -79,11 +101,13 @@ def show(answer: Any, *, as_json: bool) -> int:
                 print(f"{_printable(key)}: {_text(key, value)}")
         elif isinstance(answer, Shown):
             print(answer.text)
+        elif isinstance(answer, Report):
+            _print_parts(answer.parts)
         else:
             print(answer if isinstance(answer, str) else _text("", answer))
     if isinstance(answer, Records | Lines) and answer.hint:
         print(answer.hint, file=sys.stderr)
-    return 0
+    return answer.code if isinstance(answer, Report) else 0
 
 
 def _tell(as_json: bool, record: Mapping[str, Any]) -> None:
@@ -106,7 +130,7 @@ def _writing() -> Iterator[None]:
 def _plain(answer: Any) -> Any:
     if isinstance(answer, Records):
         return [dict(row) for row in answer.rows]
-    if isinstance(answer, Lines | Shown):
+    if isinstance(answer, Lines | Shown | Report):
         return answer.data
     return answer
 
@@ -152,6 +176,44 @@ def _print_fitting(
         console.print(table)
     for line in lines.get().splitlines():
         print(line.rstrip())
+
+
+def _print_parts(parts: Sequence[Records | Section]) -> None:
+    """One part after another; tables and lines without a title stand apart, sections form one block."""
+    width = max((len(part.title) for part in parts if isinstance(part, Section)), default=0)
+    for number, part in enumerate(parts):
+        is_apart = isinstance(part, Records) or not part.title
+        if number and (is_apart or isinstance(parts[number - 1], Records)):
+            print()
+        if isinstance(part, Records):
+            _print_table(part)
+        else:
+            _print_section(part, width)
+
+
+def _print_section(section: Section, width: int) -> None:
+    width = width + _GAP if section.title else 0
+    left, indent = f"{section.title:{width}}", " " * width
+    if not sys.stdout.isatty():
+        for number, line in enumerate(section.lines):
+            print((indent if number else left) + _printable(line.text))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        for number, line in enumerate(section.lines):
+            text = Text(_printable(line.text), style=line.style)
+            # What goes on in the next line stands below its own beginning.
+            hang = len(line.text) - len(line.text.lstrip(" →·✗"))
+            room = max(console.width - len(indent) - hang, 16)
+            for row, wrapped in enumerate(text[hang:].wrap(console, room)):
+                title = left if not (number or row) else indent
+                mark = text[:hang] if not row else Text(" " * hang)
+                console.print(Text.assemble((title, "bold"), mark, wrapped), soft_wrap=True)
+    for shown in captured.get().splitlines():
+        print(shown.rstrip())
 
 
 def _title(column: str) -> str:

@@ -37,6 +37,7 @@ token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every er
 library leaves here as `StoreUnavailable`.
 """
 
+from espnet.store.health import Health, HealthChecks
 from espnet.store.records import (
     BATCH,
     CACHED_DEVICES,
@@ -72,6 +73,7 @@ __all__ = [
     "Entry",
     "Fate",
     "Grant",
+    "Health",
     "Ledger",
     "Letter",
     "LockState",
@@ -81,5 +83,5 @@ __all__ = [
 ]
 
 
-class Store(Trips, Samples):
+class Store(Trips, Samples, HealthChecks):
     """The registry, the schedule with its locks, the readings, the samples, their sinks, the history."""

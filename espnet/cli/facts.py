@@ -1,0 +1,291 @@
+"""What is known of all of it at one moment: Redis, collectors, devices, queue, sinks.
+
+Invariants: no secret is in here, and no list is longer than its fleet. Asking goes on until Redis says no
+more; what was found out until then is kept.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from espnet import outlets, server
+from espnet.cli.session import Session
+from espnet.errors import StoreUnavailable
+from espnet.model import FRESH_INTERVALS, Books, Memory, Queue, Reading, SinkState, View
+from espnet.store import COLLECTOR_FORGOTTEN_S, HISTORY, Health, Store
+from espnet.trip import MAX_BACKOFF_S
+
+#: A collector that has not claimed for so long is gone: the slowest heartbeat is one in 100 s.
+ALIVE_S = 120.0
+#: A claimed device is due again when its lock ends: after so long at most, with the longest time-outs.
+LOCK_S = 200.0
+
+
+class Redis(msgspec.Struct, frozen=True, kw_only=True):
+    """The Redis that is used. ``url`` holds no secret; ``skew_s`` is how far its clock is ahead of ours.
+
+    ``passed_over`` are servers that would have come first, with what was in the way.
+    """
+
+    url: str
+    kind: str
+    health: Health
+    skew_s: float | None = None
+    passed_over: dict[str, str] = {}
+
+
+class Collector(msgspec.Struct, frozen=True):
+    """A collector: how long ago it claimed (None: never, so it is a person's command), and how many
+    devices it polled last, of those with a fresh reading."""
+
+    name: str
+    age_s: float | None
+    devices: int
+
+    @property
+    def is_alive(self) -> bool:
+        return self.age_s is not None and self.age_s <= ALIVE_S
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A device that is offline: what its polls end with, and how long ago it was seen."""
+
+    name: str
+    what: str
+    age_s: float | None
+
+
+class Devices(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet by state, and its schedule: how many polls are overdue, the oldest by how much, the devices
+    whose next date is further away than any interval, and those that have none.
+
+    ``sensors`` are those that did not answer in the latest polls.
+    """
+
+    total: int = 0
+    online: int = 0
+    late: int = 0
+    new: int = 0
+    offline: tuple[Lost, ...] = ()
+    sensors: tuple[str, ...] = ()
+    overdue: int = 0
+    oldest_overdue_s: float = 0.0
+    far: tuple[str, ...] = ()
+    unscheduled: tuple[str, ...] = ()
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A write of the latest polls that the board did not do, and what it said."""
+
+    device: str
+    pin: int
+    what: str
+
+
+class Sink(msgspec.Struct, frozen=True, kw_only=True):
+    """A reader of the stream. ``waits_s`` is how long its oldest sample waits that nobody took."""
+
+    name: str
+    is_chosen: bool
+    books: Books
+    state: SinkState | None = None
+    waits_s: float | None = None
+
+
+class Reach(msgspec.Struct, frozen=True):
+    """How far back a level of the history goes: when it begins (Unix seconds), and what it takes."""
+
+    level: str
+    since: float | None
+    bytes: int
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What this shell is set to; a collector elsewhere may be set to something else."""
+
+    redis: str
+    data: str
+    prefix: str
+    sinks: tuple[str, ...]
+    is_sinks_chosen: bool
+    upload_interval_s: float
+    max_samples: int
+    max_bytes: int
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known at ``now`` (Unix seconds). What comes after ``unreachable`` is what was found out
+    before Redis said no more; None where it was not asked.
+    """
+
+    now: float
+    settings: Settings
+    unreachable: str = ""
+    redis: Redis | None = None
+    collectors: tuple[Collector, ...] | None = None
+    devices: Devices | None = None
+    refusals: tuple[Refusal, ...] | None = None
+    queue: Queue | None = None
+    sinks: tuple[Sink, ...] | None = None
+    history: tuple[Reach, ...] | None = None
+
+    @property
+    def alive(self) -> list[Collector]:
+        return [collector for collector in self.collectors or () if collector.is_alive]
+
+
+def gather(session: Session, default_sockets: tuple[Path, ...] = server.DEFAULT_SOCKETS) -> Facts:
+    """Asks Redis for everything; no board is asked, and nothing is changed.
+
+    Starts the embedded server when there is no other. Raises `UsageError` for settings that make no sense.
+    """
+    config = session.config
+    chosen = outlets.chosen(config)
+    known = Facts(
+        now=session.now,
+        settings=Settings(
+            redis=server.redacted(config.redis_url or ""),
+            data=str(config.data_dir),
+            prefix=config.prefix,
+            sinks=chosen,
+            is_sinks_chosen=config.sinks is not None,
+            upload_interval_s=config.upload_interval_s,
+            max_samples=config.max_samples,
+            max_bytes=config.max_bytes,
+        ),
+    )
+    try:
+        url, kind = session.server.url, session.server.kind
+    except StoreUnavailable as error:
+        known = _with(known, unreachable=str(error))
+        if config.redis_url is None:
+            return known
+        # One that loads its data, or whose disk is full, refuses even a PING, and still says why.
+        url, kind = config.redis_url, "external"
+    with closing(Store(url, prefix=config.prefix)) as store:
+        try:
+            redis = _redis(store, session, kind, default_sockets)
+            known = _with(known, redis=redis, unreachable="")
+            if redis.health.is_loading:
+                return known
+            known = _with(known, **_fleet(store, session))
+            return _with(known, **_samples(store, known))
+        except StoreUnavailable as error:
+            return _with(known, unreachable=known.unreachable or str(error))
+
+
+def _redis(store: Store, session: Session, kind: str, default_sockets: tuple[Path, ...]) -> Redis:
+    before = session.now
+    health = store.health()
+    after = session.now
+    skew_s = None
+    if health.time is not None:
+        # It looked at its clock somewhere in between.
+        early, late = health.time - after, health.time - before
+        skew_s = 0.0 if early <= 0.0 <= late else min(early, late, key=abs)
+    passed = server.passed_over(default_sockets) if kind == "embedded" else {}
+    return Redis(
+        url=server.redacted(store.url),
+        kind=kind,
+        health=health,
+        skew_s=skew_s,
+        passed_over={str(path): why for path, why in passed.items()},
+    )
+
+
+def _fleet(store: Store, session: Session) -> dict[str, Any]:
+    claims = store.collectors_seen(session.now, COLLECTOR_FORGOTTEN_S)
+    views, dates, memories = store.views(), store.due_dates(), store.memories()
+    now, interval_s = session.now, session.config.interval_s
+    return {
+        "collectors": _collectors(claims, views, now),
+        "devices": _devices(views, dates, now, interval_s),
+        "refusals": _refusals(views, memories, now),
+    }
+
+
+def _collectors(claims: dict[str, float], views: list[View], now: float) -> tuple[Collector, ...]:
+    """Those that claimed of late, by their names; then others who polled, such as `update`."""
+    shares = Counter(
+        view.reading.collector for view in views if view.reading and view.reading.is_fresh(now)
+    )
+    return tuple(
+        Collector(name, now - claims[name] if name in claims else None, shares[name])
+        for name in [*sorted(claims), *sorted(shares.keys() - claims.keys())]
+    )
+
+
+def _devices(views: list[View], dates: dict[str, float], now: float, interval_s: float) -> Devices:
+    states = Counter(view.state(now) for view in views)
+    far, unscheduled, sensors, late_s = [], [], [], []
+    for view in views:
+        device, reading = view.device, view.reading
+        date = dates.get(device.id)
+        every_s = device.interval_s or (reading.interval_s if reading else interval_s)
+        if date is None:
+            unscheduled.append(device.name)
+        elif date - now > 2 * max(every_s, MAX_BACKOFF_S) + LOCK_S:
+            far.append(device.name)
+        elif date <= now:
+            late_s.append(now - date)
+        if reading is not None and reading.is_fresh(now):
+            sensors += [f"{device.name} {name} ({what})" for name, what in _silent(reading)]
+    return Devices(
+        total=len(views),
+        online=states["online"],
+        late=states["late"],
+        new=states["new"],
+        offline=tuple(_lost(view, now) for view in views if view.state(now) == "offline"),
+        sensors=tuple(sensors),
+        overdue=len(late_s),
+        oldest_overdue_s=max(late_s, default=0.0),
+        far=tuple(far),
+        unscheduled=tuple(unscheduled),
+    )
+
+
+def _silent(reading: Reading) -> Iterator[tuple[str, str]]:
+    yield from reading.dht22_errors.items()
+    for pin, what in reading.adc_errors.items():
+        yield f"ADC {pin}", what
+
+
+def _lost(view: View, now: float) -> Lost:
+    fault, reading = view.fault, view.reading
+    return Lost(
+        view.device.name, fault.what if fault else "", now - reading.at if reading else None
+    )
+
+
+def _refusals(views: list[View], memories: dict[str, Memory], now: float) -> tuple[Refusal, ...]:
+    """The writes that failed at the latest polls. A write is tried at every poll that finds the pin wrong, so
+    one that failed long before is no longer wanted."""
+    return tuple(
+        Refusal(view.device.name, pin, write.problem)
+        for view in views
+        if view.reading and view.reading.is_fresh(now) and view.device.id in memories
+        for pin, write in memories[view.device.id].writes.items()
+        if write.problem and now - write.at <= FRESH_INTERVALS * view.reading.interval_s
+    )
+
+
+def _samples(store: Store, known: Facts) -> dict[str, Any]:
+    ledger = store.ledger()
+    sinks = []
+    for name, books, state in ledger.sinks:
+        oldest = store.oldest_waiting(name)
+        at = oldest.batch.at if oldest and oldest.batch else None
+        waits_s = known.now - at if at is not None else None
+        is_chosen = name == HISTORY or name in known.settings.sinks
+        sinks.append(
+            Sink(name=name, is_chosen=is_chosen, books=books, state=state, waits_s=waits_s)
+        )
+    return {"queue": ledger.queue, "sinks": tuple(sinks)}
+
+
+def _with(facts: Facts, **changes: Any) -> Facts:
+    return msgspec.structs.replace(facts, **changes)
