@@ -95,9 +95,12 @@ class Daemon:
         self._redis_url = redis_url
         self._stores: list[Store] = []
         self._store = self._new_store()
+        sinks = outlets.build(config, out)
+        self._sinks = [sink.name for sink in sinks]
+        stores = [self._new_store() for _ in sinks]
         self._uploaders = [
-            Uploader(self._new_store(), sink, holder, self._clock, stop=self._stop_uploads.is_set)
-            for sink in outlets.build(config, out)
+            (store, Uploader(store, sink, holder, self._clock, stop=self._stop_uploads.is_set))
+            for store, sink in zip(stores, sinks, strict=True)
         ]
         self._page = (
             self._exposition(address) if (address := outlets.prometheus_address(config)) else None
@@ -161,8 +164,8 @@ class Daemon:
                 effect=f"samples wait in Redis, the newest {self._config.max_samples:,} of them",
             )
         uploads = [
-            asyncio.create_task(asyncio.to_thread(self._upload_until_stopped, uploader))
-            for uploader in self._uploaders
+            asyncio.create_task(asyncio.to_thread(self._upload_until_stopped, *each))
+            for each in self._uploaders
         ]
         for task in uploads:
             task.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
@@ -207,10 +210,12 @@ class Daemon:
         finally:
             self._reviving = False
 
-    def _upload_until_stopped(self, uploader: Uploader) -> None:
+    def _upload_until_stopped(self, store: Store, uploader: Uploader) -> None:
         while not self._stop_uploads.is_set():
             wait_s = self._config.upload_interval_s
             try:
+                for sink in self._sinks:  # none settles what another has not heard of
+                    store.join(sink, self._clock.now())
                 drained = uploader.drain(self._clock.now())
             except StoreUnavailable as error:
                 self._outage.began(error)
