@@ -3,9 +3,10 @@
     python -m bench.trip REDIS_URL SECONDS JOBS PORT…
 
 Each tick finds every board due, so that nothing is measured but trips: claim, HTTP, parse, decide,
-commit with the reading and the samples. The stream is emptied between the ticks that are measured,
-so that it does not grow for ever. JOBS is how many jobs each device has, 0 to 2: a thermostat on its own
-temperature, a timer; both want the pin as it is, because the boards here never change.
+commit with the reading and the samples. The stream and its books go between the ticks that are
+measured, so that it neither grows for ever nor comes to its bound. JOBS is how many jobs each device
+has, 0 to 2: a thermostat on its own temperature, a timer; both want the pin as it is, because the
+boards here never change.
 """
 
 import json
@@ -93,7 +94,7 @@ async def measure(url: str, seconds: float, count: int, ports: list[int]) -> dic
                 raise SystemExit(f"not every board was polled: {tick}")
             polls += tick.ok
         cpu_s += time.process_time() - began
-        client.xtrim("espnet:samples", maxlen=0)
+        client.delete("espnet:samples", "espnet:books")
         uncounted += 1
     trips = CountingConnection.sent - sent - uncounted
     await collector.close()

@@ -99,10 +99,16 @@ class Daemon:
         self._redis_url = redis_url
         self._stores: list[Store] = []
         self._store = self._new_store()
+        sinks = outlets.build(config, out)
+        self._readers = [sink.name for sink in sinks]
+        if config.history_bytes:
+            self._readers.append(HISTORY)
+        stores = [self._new_store() for _ in sinks]
         self._uploaders = [
-            Uploader(self._new_store(), sink, holder, self._clock, stop=self._stop_uploads.is_set)
-            for sink in outlets.build(config, out)
+            (store, Uploader(store, sink, holder, self._clock, stop=self._stop_uploads.is_set))
+            for store, sink in zip(stores, sinks, strict=True)
         ]
+        self._history_store = self._new_store()
         self._historian = self._new_historian() if config.history_bytes else None
         self._page = (
             self._exposition(address) if (address := outlets.prometheus_address(config)) else None
@@ -110,7 +116,7 @@ class Daemon:
 
     def _new_historian(self) -> Historian:
         return Historian(
-            self._new_store(),
+            self._history_store,
             self._holder,
             budget_bytes=self._config.history_bytes,
             stop=self._stop_uploads.is_set,
@@ -175,8 +181,8 @@ class Daemon:
                 effect=f"samples wait in Redis, the newest {self._config.max_samples:,} of them",
             )
         uploads = [
-            asyncio.create_task(asyncio.to_thread(self._upload_until_stopped, uploader))
-            for uploader in self._uploaders
+            asyncio.create_task(asyncio.to_thread(self._upload_until_stopped, *each))
+            for each in self._uploaders
         ]
         uploads.append(asyncio.create_task(asyncio.to_thread(self._keep_history_until_stopped)))
         for task in uploads:
@@ -222,10 +228,11 @@ class Daemon:
         finally:
             self._reviving = False
 
-    def _upload_until_stopped(self, uploader: Uploader) -> None:
+    def _upload_until_stopped(self, store: Store, uploader: Uploader) -> None:
         while not self._stop_uploads.is_set():
             wait_s = self._config.upload_interval_s
             with self._outage_is_said():
+                self._join_all(store)
                 drained = uploader.drain(self._clock.now())
                 wait_s = uploader.wait_s or wait_s if drained.is_done else 0.0
             self._stop_uploads.wait(wait_s)
@@ -236,15 +243,21 @@ class Daemon:
         if self._historian is None:
             # What it had not read must not be kept for it.
             with self._outage_is_said():
-                self._store.forget_sink(HISTORY)
+                self._history_store.forget_sink(HISTORY)
             self._stop_uploads.wait()
             return
         while not self._stop_uploads.is_set():
             with self._outage_is_said():
+                self._join_all(self._history_store)
                 self._historian.drain(self._clock.now())
             self._stop_uploads.wait(min(self._config.upload_interval_s, HISTORY_EVERY_S))
         with self._outage_is_said():
             self._historian.close()
+
+    def _join_all(self, store: Store) -> None:
+        """No reader settles an entry that another one of this process has not yet heard of."""
+        for reader in self._readers:
+            store.join(reader, self._clock.now())
 
     @contextlib.contextmanager
     def _outage_is_said(self) -> Iterator[None]:

@@ -95,18 +95,22 @@ def test_the_2021_transcript_works_as_printed(
     after = say("device porch update - get_f")
     assert before != after == say("device porch get_f")
 
-    assert say("init_consumers") == "The sink datadog reads the samples now.\n"
     with Intake(KEY) as intake:
         monkeypatch.setenv("DATADOG_API_KEY", KEY)
         monkeypatch.setenv("DATADOG_HOST", intake.url)
-        assert say("upload_queued_metrics") == "3 samples were accepted, 0 are queued.\n"
+        assert say("init_consumers") == "The sink datadog reads the samples now.\n"
+        uploaded = "datadog: 3 samples were accepted, 0 are queued.\n"
+        assert say("upload_queued_metrics") == uploaded
         assert intake.accepted == 3
+    assert say("process_backlog") == uploaded.replace("3", "0")
+    assert say("xpending") == ""
     info = json.loads(say("xinfo --json"))
     assert (info["length"], info["groups"][0]["name"]) == (0, "datadog")
-    assert info["books"] == {
-        "collected": 3, "accepted": 3, "dropped": 0, "queued": 0, "refused": 0
+    assert info["sinks"]["datadog"] == {
+        "collected": 3, "accepted": 3, "expired": 0, "dead": 0, "dropped": 0, "queued": 0,
+        "repeated": 0,
     }  # fmt: skip
-    assert keys(say("xinfo"))[0] == "length"
+    assert keys(say("xinfo")) == ["length", "first", "last", "queue", "sink datadog"]
 
 
 def test_update_may_be_followed_by_any_word_with_or_without_the_hyphen(
@@ -256,7 +260,8 @@ def test_every_answer_is_one_json_document(porch: Board, say: Say) -> None:
         "devices", "ids", "is_online porch", "device porch", "device porch get_f", "redis",
         "device porch get_gpio", "device porch lock", "device porch list_dht22", "xinfo",
         "device porch interval 5", "device porch tags a:b", "device porch report_pins 2",
-        "device porch add_dht22 air 4", "device porch remove_dht22 air", "init_consumers",
+        "device porch add_dht22 air 4", "device porch remove_dht22 air", "xpending", "sinks",
+        "dead_letters", "dead_letters drop", "dead_letters retry",
         "device porch requests get_basic", "rename porch porch", "device porch update",
     ):  # fmt: skip
         assert json.loads(say(f"{line} --json")) is not None
@@ -294,8 +299,9 @@ def test_a_refused_upload_is_one_sentence_and_keeps_the_samples(
     with Intake(KEY) as intake:
         monkeypatch.setenv("DATADOG_API_KEY", "wrong-key")
         monkeypatch.setenv("DATADOG_HOST", intake.url)
-        assert say("upload_queued_metrics", 1).startswith("espcli: 0 samples were accepted, 3 are")
-    assert json.loads(say("xinfo --json"))["books"]["queued"] == 3
+        said = say("upload_queued_metrics", 1)
+        assert said.startswith("espcli: datadog: 0 samples were accepted, 3 are kept: Datadog at")
+    assert json.loads(say("xinfo --json"))["sinks"]["datadog"]["queued"] == 3
 
 
 def test_a_board_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:

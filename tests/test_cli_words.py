@@ -56,8 +56,10 @@ NO_ADDRESSES = [
 
 def every_word() -> Iterator[list[str]]:
     """Commands that are complete, so that one word more is one too many."""
-    for verb in ("devices", "ids", "init_consumers", "xinfo", "upload_queued_metrics"):
+    for verb in ("devices", "ids", "init_consumers", "upload_queued_metrics", "process_backlog"):
         yield [verb]
+    yield from (["xinfo"], ["xpending"], ["sinks", "forget", "file"], ["sinks", "show", "file"])
+    yield from (["dead_letters", action, "file"] for action in ("show", "retry", "drop"))
     yield from (["unregister", "porch"], ["rename", "porch", "attic"], ["is_online", "porch"])
     yield from (["register", "127.0.0.1:1", "attic"], ["redis", "show"], ["redis", "stop"])
     yield from (["run", "1"], ["simulate", "1"])
@@ -324,6 +326,32 @@ def test_an_external_redis_is_not_ours_to_stop(refused: Refusals) -> None:
     """And its password stays where it is."""
     assert "is not EspNet's own" in refused("redis", "stop")
     assert "knows show and stop" in refused("redis", "restart")
+
+
+@pytest.mark.parametrize("word", [*ODD_NAMES, "-1", "a b", "\x1b[31m", "x" * 65], ids=repr)
+def test_a_word_that_is_no_action_and_no_sink_is_said_with_what_there_is(
+    word: str, refused: Refusals
+) -> None:
+    """The word as it was typed, without its control characters, and what can stand in its place."""
+    if word not in ("-1", "help"):  # which are no words for a command
+        assert refused("sinks", word) == (
+            f"`espcli sinks` knows show and forget, not {word!r}; a sink's name follows them."
+        )
+        assert refused("dead_letters", word) == (
+            f"`espcli dead_letters` knows show, retry and drop, not {word!r}; "
+            "a sink's name follows them."
+        )
+    actions = ("show", "retry", "drop")
+    for words in ("sinks show", "sinks forget", *(f"dead_letters {a}" for a in actions)):
+        assert refused(*words.split(), word, code=1) == (
+            f"No sink {word!r} has read samples; `espcli sinks` lists those that have."
+        )
+
+
+def test_a_sink_to_be_forgotten_must_be_named(refused: Refusals) -> None:
+    """Nobody forgets all sinks by forgetting a word."""
+    for words in (["sinks", "forget"], ["sinks", "forget", ""]):
+        assert refused(*words) == "NAME is missing; it goes `espcli sinks forget NAME`."
 
 
 def test_hyphens_are_underscores(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:

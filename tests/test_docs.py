@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from espnet import store
 from espnet.cli import main
-from espnet.cli.help import markdown_table
+from espnet.cli.help import help_for, markdown_table
 from espnet.simulator import Fleet
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,31 @@ def test_the_command_table_is_the_programs_own() -> None:
     section = re.search(r"<!-- commands -->\n(.*?)<!-- /commands -->", text, re.DOTALL)
     assert section, "README.md has no section between <!-- commands --> and <!-- /commands -->"
     assert section[1].strip() == markdown_table().strip()
+
+
+def section(title: str) -> str:
+    """A section of README, without those below it."""
+    text = README.read_text(encoding="utf-8")
+    found = re.search(rf"^## {title}\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
+    assert found, f"README.md has no section {title}"
+    return found[1]
+
+
+def test_every_setting_is_in_the_table_and_in_the_help() -> None:
+    """The variables that the program reads, and no others: nobody has to look into the source."""
+    source = (ROOT / "espnet" / "config.py").read_text(encoding="utf-8")
+    read = set(re.findall(r'"((?:ESPNET|DATADOG|REDIS)_[A-Z_]+)"', source))
+    first_column = "".join(re.findall(r"^\| (.*?) \|", section("Settings"), re.MULTILINE))
+    assert set(re.findall(r"`([A-Z_]+)`", first_column)) == read
+    assert set(re.findall(r"[A-Z]+_[A-Z_]+", help_for([]).partition("Settings:")[2])) == read
+
+
+def test_every_key_is_in_the_table() -> None:
+    """README's keys are those of the store's own table, with their types."""
+    own = re.findall(r"^``(.*?)``\s+(\w+)", store.__doc__ or "", re.MULTILINE)
+    table = re.findall(r"^\| `(.*?)` \| (.*?) \|", section("Keys in Redis"), re.MULTILINE)
+    names = {"sorted set": "zset", "integer": "int"}
+    assert {key: names.get(kind, kind) for key, kind in table} == dict(own)
 
 
 def test_the_commands_of_the_jobs_page_work_as_printed(

@@ -358,4 +358,10 @@ def test_the_history_has_its_place() -> None:
         "full rate: 24 h back, 1 MB",
         "hourly: nothing yet, 0 B",
     ]
-    assert shown.data["history"][0] == {"level": "full rate", "since": NOW - 86_400, "bytes": 10**6}
+    assert shown.data["history"][0] == {
+        "level": "full rate",
+        "since": NOW - 86_400,
+        "bytes": 10**6,
+        "short": 0,
+        "least_s": None,
+    }

@@ -72,6 +72,8 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "forget_sink": lambda s: s.forget_sink("dd"),
     "pending": lambda s: s.pending("dd"),
     "stream_info": Store.stream_info,
+    "health": Store.health,
+    "due_dates": Store.due_dates,
     "device_count": Store.device_count,
     "append_history": lambda s: s.append_history([Row(ENTRY, "id1", NOW, {}, 9)]),
     "tails": lambda s: s.tails(["id1"]),
@@ -115,7 +117,7 @@ def test_a_key_of_another_type_is_one_sentence(
     store: Store, raw: redis.Redis, operation: str
 ) -> None:
     """Somebody else's data under our keys is a refusal of Redis, not a bug of ours."""
-    if operation in ("ping", "server_info", "foreign"):  # foreign keys may hold anything
+    if operation in ("ping", "server_info", "health", "foreign"):  # foreign keys may hold anything
         return
     if operation == "mark_sent":  # of what was taken, and nothing was
         return

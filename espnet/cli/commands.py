@@ -185,7 +185,7 @@ class Commands(SampleWords):
         --device_update_interval    seconds between two polls of a device (10)
         --device_requests_timeout   seconds of patience with one request to a board (2)
         --metric_upload_interval    seconds between two uploads (15)
-        --sinks                     datadog, dogstatsd, prometheus, file, console, or none
+        --sinks                     datadog, dogstatsd, prometheus, file, console, MODULE:CLASS, or none
         --prometheus                serves a page for Prometheus at this address (127.0.0.1:9469)
         --log_format                one event a line, for people (text) or for machines (json)
         --anyway                    starts also above ESPNET_MAX_METRICS (see `espcli cardinality`)

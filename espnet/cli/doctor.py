@@ -181,6 +181,11 @@ def _history(facts: Facts) -> Iterator[Line]:
     for level in facts.history or ():
         back = f"{duration(facts.now - level.since)} back" if level.since else "nothing yet"
         yield Line(f"{level.level}: {back}, {size(level.bytes)}")
+        if level.short and level.least_s is not None:
+            devices = amount(level.short, "device")
+            yield Line(
+                f"   {devices} at least {duration(level.least_s)} back: no more memory", _DIM
+            )
 
 
 def _verdict(found: list[Problem]) -> Iterator[Line]:

@@ -97,11 +97,16 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reach(msgspec.Struct, frozen=True):
-    """How far back a level of the history goes: when it begins (Unix seconds), and what it takes."""
+    """How far back a level of the history goes: since when it is kept (Unix seconds; None: nothing yet), and
+    what it takes. ``short`` devices have lost something that should still be there; ``least_s`` is
+    the shortest time that is left whole to one of them.
+    """
 
     level: str
     since: float | None
     bytes: int
+    short: int = 0
+    least_s: float | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +178,8 @@ def gather(session: Session, default_sockets: tuple[Path, ...] = server.DEFAULT_
             if redis.health.is_loading:
                 return known
             known = _with(known, **_fleet(store, session))
-            return _with(known, **_samples(store, known))
+            known = _with(known, **_samples(store, known))
+            return _with(known, history=_history(store, known.now))
         except StoreUnavailable as error:
             return _with(known, unreachable=known.unreachable or str(error))
 
@@ -206,6 +212,13 @@ def _fleet(store: Store, session: Session) -> dict[str, Any]:
         "devices": _devices(views, dates, now, interval_s),
         "refusals": _refusals(views, memories, now),
     }
+
+
+def _history(store: Store, now: float) -> tuple[Reach, ...]:
+    return tuple(
+        Reach(reach.level, reach.oldest or None, reach.bytes, reach.short, reach.least_s)
+        for reach in store.history_reach(now)
+    )
 
 
 def _collectors(claims: dict[str, float], views: list[View], now: float) -> tuple[Collector, ...]:

@@ -30,6 +30,7 @@ _VALUES = {
     "device_update_interval": "SECONDS",
     "device_requests_timeout": "SECONDS",
     "metric_upload_interval": "SECONDS",
+    "prometheus": "ADDRESS",
     "log_format": "text|json",
     "seconds": "N",
     "seed": "N",

@@ -15,10 +15,16 @@ from typing import Any, NamedTuple
 from espnet.errors import EspNetError
 
 #: What a column is called in a table, where that is not its field's name.
-_TITLES = {"age_s": "seen", "f": "board °F", "temp_c": "temp °C", "humidity": "humidity %"}
+_TITLES = {
+    "age_s": "seen",
+    "idle_s": "silent",
+    "f": "board °F",
+    "temp_c": "temp °C",
+    "humidity": "humidity %",
+}
 
 #: Columns that may break over lines, and how wide they must be at least. Half an address is none.
-_FOLDED = {"name": 16, "sensor": 16, "problem": 24}
+_FOLDED = {"name": 16, "sensor": 16, "tags": 16, "problem": 24, "answer": 24}
 #: Columns of space between two columns.
 _GAP = 2
 
@@ -31,10 +37,14 @@ class Shown(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """A mapping, shown as one `key: value` a line. ``hint`` says what to do next."""
+    """A mapping, shown as one `key: value` a line. ``hint`` says what to do next.
+
+    ``shown`` is what people see instead where the data are deeper than a line.
+    """
 
     data: Mapping[str, Any]
     hint: str = ""
+    shown: Mapping[str, Any] | None = None
 
 
 class Records(NamedTuple):
@@ -97,7 +107,7 @@ def show(answer: Any, *, as_json: bool) -> int:
             if answer.rows:
                 _print_table(answer)
         elif isinstance(answer, Lines):
-            for key, value in answer.data.items():
+            for key, value in (answer.data if answer.shown is None else answer.shown).items():
                 print(f"{_printable(key)}: {_text(key, value)}")
         elif isinstance(answer, Shown):
             print(answer.text)
@@ -222,7 +232,9 @@ def _title(column: str) -> str:
 
 def _cell(column: str, value: Any) -> str:
     if column == "age_s" and value is not None:
-        return _ago(value)
+        return f"{_span(value)} ago"
+    if column == "idle_s":
+        return _span(value)
     return _text(column, value)
 
 
@@ -258,9 +270,9 @@ def _when(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def _ago(age_s: float) -> str:
-    """How long ago, in the largest unit that tells enough."""
-    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if age_s >= 2 * length_s:
-            return f"{age_s / length_s:.0f} {unit} ago"
-    return f"{max(age_s, 0):.0f} s ago"
+def _span(length_s: float) -> str:
+    """How long, in the largest unit that tells enough."""
+    for unit, unit_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if length_s >= 2 * unit_s:
+            return f"{length_s / unit_s:.0f} {unit}"
+    return f"{max(length_s, 0):.0f} s"

@@ -60,7 +60,7 @@ class Place:
             "redis.lost",
             "redis.back",
         ]
-        assert not run.events("redis.not_started", "upload.failed")
+        assert not run.events("redis.not_started", "upload.failed", "upload.paused")
         run.require_good_log()
         books = world.require_balance()
         # What was accepted just before the connection broke may have been sent again.

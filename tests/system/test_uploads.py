@@ -5,7 +5,7 @@ import time
 import pytest
 
 from espnet.simulator import Board
-from espnet.simulator.intake import Intake
+from espnet.simulator.intake import Answer, Intake
 
 from .world import KEY, World, to_intake, wait_for
 
@@ -31,7 +31,7 @@ def test_samples_arrive_with_their_names_tags_and_units(
     began = time.time()
     wait_for("three polls", lambda: len(intake.points("esp32.dht22.temp")) >= 3)
     assert run.stop() == 0
-    assert not run.events("uploads.off", "upload.failed")
+    assert not run.events("uploads.off", "upload.failed", "upload.paused")
 
     own = {"name:porch", f"id:{porch.id}", "room:outside", "floor:0"}
     assert set(intake.series()) == {
@@ -80,16 +80,21 @@ def test_a_board_that_is_away_arrives_as_down(
 def test_a_wrong_key_keeps_everything_and_says_so(
     world: World, porch: Board, intake: Intake
 ) -> None:
-    """Samples that are refused (403) stay queued, the refusal is said once and never shows the key;
-    with the right key they all arrive."""
+    """Samples that are refused (403) stay queued; the refusal is said once, never shows the key, and
+    is not asked for again at every upload; with the right key they all arrive."""
     wrong = to_intake(intake.url, "a-wrong-key")
     run = world.start("10", **wrong)
-    told = run.wait_for_event("upload.failed")
+    told = run.wait_for_event("upload.paused")
     assert "403" in told["reason"]
     assert "DATADOG_API_KEY" in told["reason"]
-    wait_for("three refusals", lambda: intake.statuses[403] >= 3)
+    with world.store() as store:
+        (sink,) = store.ledger().sinks
+        assert sink.state is not None
+        assert (sink.state.state, sink.state.status) == ("paused", 403)
+        enough = sink.books.collected + 10
+        wait_for("polls", lambda: store.ledger().queue.collected >= enough)
     assert run.stop() == 0
-    assert len(run.events("upload.failed")) == 1
+    assert len(run.events("upload.paused")) == intake.statuses[403] == 1
     assert "a-wrong-key" not in run.log
     error = world.espcli("upload_queued_metrics", code=1, **wrong)
     assert "403" in error
@@ -109,17 +114,45 @@ def test_delivery_goes_on_after_the_intake_was_away(
 ) -> None:
     """Refusals under a running collector are said once, and once when delivery works again; every
     sample arrives exactly once."""
-    right = intake.key
-    intake.key = "another"
-    run = world.start("10", **to_intake(intake.url, right))
-    run.wait_for_event("upload.failed")
-    intake.key = right
+    intake.script([Answer(503), Answer(503)])
+    run = world.start("10", **to_intake(intake.url))
+    assert "503" in run.wait_for_event("upload.failed")["reason"]
     run.wait_for_event("upload.ok_again")
     assert run.stop() == 0
     assert len(run.events("upload.failed")) == len(run.events("upload.ok_again")) == 1
+    assert intake.statuses[503] == 2
     world.espcli("upload_queued_metrics", **to_intake(intake.url))
     books = world.require_balance()
     assert books["accepted"] == books["collected"] == intake.accepted
+
+
+def test_each_sink_gets_everything_whatever_the_others_do(
+    world: World, porch: Board, intake: Intake
+) -> None:
+    """Two sinks, one of which refuses all from the first moment: the other one has every sample, also
+    those from before there was a sink, and the first one has them all when it wants them."""
+    run = world.start("10")
+    wait_for("two polls", lambda: len(world.samples()) >= 2)
+    assert run.stop() == 0
+    file = world.folder / "samples.jsonl"
+    both = to_intake(intake.url) | {"ESPNET_SINKS": "file,datadog", "ESPNET_FILE": str(file)}
+    right, intake.key = intake.key, "another"
+    run = world.start("10", **both)
+    run.wait_for_event("upload.paused")
+    with world.store() as store:
+        wait_for("both", lambda: store.ledger().books("file").accepted > 30)
+    assert run.stop() == 0
+    books = world.require_balance()
+    assert (books["accepted"], books["queued"]) == (0, books["collected"])
+    assert world.require_balance("file")["collected"] == books["collected"]
+    assert "403" in world.espcli("upload_queued_metrics", code=1, **both)
+    intake.key = right
+    world.espcli("upload_queued_metrics", **both)
+    for sink in ("datadog", "file"):
+        books = world.require_balance(sink)
+        assert books["accepted"] == books["collected"] == intake.accepted
+    assert len(file.read_text().splitlines()) == intake.accepted
+    assert world.samples() == []
 
 
 def test_without_a_key_samples_wait_and_one_line_says_so(world: World, porch: Board) -> None:
@@ -142,7 +175,7 @@ def test_the_bound_drops_the_oldest_and_counts_them(world: World, boards: list[B
         world.espcli("device", name, "interval", "0.1")
     run = world.start("20", ESPNET_MAX_SAMPLES="1000")
     with world.store() as store:
-        wait_for("drops", lambda: store.books().dropped > 200)
+        wait_for("drops", lambda: store.ledger().queue.dropped > 200)
         assert run.stop() == 0
         latest = {view.reading.at for view in store.views() if view.reading}
     books = world.require_balance()
@@ -157,9 +190,10 @@ def test_init_consumers_reads_from_the_beginning(
     run = world.start("10")
     wait_for("two polls", lambda: len(world.samples()) >= 2)
     assert run.stop() == 0
-    assert world.json("init_consumers") == {"sink": "datadog", "created": True}
-    assert world.json("init_consumers") == {"sink": "datadog", "created": False}
-    world.espcli("upload_queued_metrics", **to_intake(intake.url))
+    there = to_intake(intake.url)
+    assert world.json("init_consumers", **there) == [{"sink": "datadog", "created": True}]
+    assert world.json("init_consumers", **there) == [{"sink": "datadog", "created": False}]
+    world.espcli("upload_queued_metrics", **there)
     books = world.require_balance()
     assert books["accepted"] == books["collected"] == intake.accepted > 0
     assert KEY not in world.espcli("xinfo")

@@ -34,7 +34,8 @@ PATIENCE_S = 20.0
 VOCABULARY = {
     *("collector.started", "collector.stopped", "uploads.off", "redis.not_started"),
     *("board.lost", "board.back", "poll.void", "polls.dropped", "redis.lost", "redis.back"),
-    *("upload.failed", "upload.ok_again", "pin.set", "pin.refused"),
+    *("upload.failed", "upload.paused", "upload.ok_again", "upload.dead_letters"),
+    *("upload.unreadable", "pin.set", "pin.refused"),
 }
 
 T = TypeVar("T")
@@ -226,12 +227,24 @@ class World:
         with self.client() as client:
             return list(client.scan_iter("espnet:lock:*"))
 
-    def require_balance(self) -> dict[str, int]:
-        """The books balance, and agree with what lies in the stream; returns them."""
-        books: dict[str, int] = self.json("xinfo")["books"]
-        assert books["collected"] == books["accepted"] + books["dropped"] + books["queued"], books
-        assert books["queued"] == sum(len(batch.points) for batch in self.samples())
-        return books
+    def require_balance(self, sink: str = "datadog") -> dict[str, int]:
+        """The books balance, and agree with what lies in the stream; returns the sink's.
+
+        Without such a sink yet, what is collected is queued for one to come.
+        """
+        info = self.json("xinfo")
+        queue: dict[str, int] = info["queue"]
+        in_stream = sum(len(batch.points) for batch in self.samples())
+        assert queue["queued"] == in_stream, info
+        for books in info["sinks"].values():
+            ends = ("accepted", "expired", "dead", "dropped", "queued")
+            assert books["collected"] == sum(books[end] for end in ends), info
+            assert 0 <= books["queued"] <= in_stream, info
+        empty = dict.fromkeys(("accepted", "expired", "dead", "repeated"), 0)
+        found: dict[str, int] = info["sinks"].get(sink, queue | empty)
+        if list(info["sinks"]) == [sink]:
+            assert found["queued"] == in_stream, info
+        return found
 
 
 def polls(board: Board, since_s: float = 0.0) -> list[Request]:
