@@ -18,8 +18,8 @@ from espnet.cli import main
 from espnet.clock import SystemClock
 from espnet.historian import Historian
 from espnet.model import Device, Reading, SampleBatch, encode
+from espnet.series import tags_of
 from espnet.store import Store
-from espnet.trip import sample_tags
 
 #: Sunday 2026-10-25, 12:00 in Vienna: nine hours before, the clocks went back there.
 NOW = 1_792_926_000.0
@@ -37,7 +37,7 @@ def poll(at: float, celsius: float | None, *, up: int = 1) -> SampleBatch:
         points.append(("esp32.gpio", int(at // 600) % 2, ("pin:4",)))
     if celsius is not None:
         points.append(("esp32.dht22.temp", fahrenheit(celsius), ("sensor:air",)))
-    return SampleBatch(at, sample_tags(PORCH), tuple(points))
+    return SampleBatch(at, tags_of(PORCH), tuple(points))
 
 
 def polls() -> Iterator[SampleBatch]:

@@ -25,9 +25,10 @@ from espnet.model import (
     decode_status,
     encode,
 )
+from espnet.series import tags_of
 from espnet.store import HISTORY, Claim, Grant, Poll, Store
 from espnet.store.history import Packing
-from espnet.trip import Sight, sample_tags, seen
+from espnet.trip import Sight, seen
 
 NOW = 1_750_000_000.0
 MB = 2**20
@@ -46,7 +47,7 @@ def register(store: Store, device: Device) -> Device:
 
 def batch(at: float, device: Device, **fields: float) -> SampleBatch:
     points = tuple((f"esp32.{name}", value, ()) for name, value in fields.items())
-    return SampleBatch(at, sample_tags(device), points)
+    return SampleBatch(at, tags_of(device), points)
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ class Day:
         self.truth: dict[float, dict[str, float]] = {}
         self.device = device
         claim = Claim(device, None, NOW, Grant(device.id, "t", 1))
-        tags, at, celsius, failures = sample_tags(device), NOW, 21.0, 0
+        tags, at, celsius, failures = tags_of(device), NOW, 21.0, 0
         while at < NOW + 86_400:
             hour = (at - NOW) / 3_600
             celsius += 0.01 * (20 + 4 * (hour / 24 - 0.5) - celsius) + luck.gauss(0, 0.03)
@@ -234,7 +235,7 @@ def test_a_temperature_is_what_the_sensor_said(tenths: int) -> None:
 
 def test_a_device_is_known_by_the_first_id() -> None:
     """A tag of the device's own that looks like an id is none."""
-    assert device_id_of(SampleBatch(NOW, sample_tags(porch(tags=("id:mine",))), ())) == "id1"
+    assert device_id_of(SampleBatch(NOW, tags_of(porch(tags=("id:mine",))), ())) == "id1"
     assert device_id_of(SampleBatch(NOW, ("name:x",), ())) == ""
 
 
@@ -311,7 +312,7 @@ def test_entries_without_sense_are_settled(
     device = register(store, porch())
     queue(
         SampleBatch(NOW, (), (("esp32.up", 1.0, ()),)),
-        SampleBatch(NOW, sample_tags(device), ()),
+        SampleBatch(NOW, tags_of(device), ()),
         batch(-5.0, device, f=1),
         batch(1e30, device, f=1),
         batch(NOW, porch(9), f=1),
@@ -545,7 +546,7 @@ def test_a_failed_poll_is_a_row(store: Store) -> None:
     device = register(store, porch())
     (claim,) = store.claim(NOW, 1, "here", ttl_s=60)
     fault = Fault(kind="timeout", what="was silent", failures=1, since=NOW, at=NOW)
-    down = SampleBatch(NOW, sample_tags(device), (("esp32.up", 0, ()),))
+    down = SampleBatch(NOW, tags_of(device), (("esp32.up", 0, ()),))
     store.commit([Poll(claim.grant, NOW + 10, fault=fault, batch=down)])
     keeper(store).drain(NOW)
     assert rows(store, device) == {NOW: {"up": 0.0}}

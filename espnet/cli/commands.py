@@ -226,7 +226,7 @@ class Commands(SampleWords):
 
     @verb
     def cardinality(self, *, add: str = "", remove: str = "") -> Report:
-        """Counts what Datadog bills, by metric and tag, now and after a change.
+        """Counts the metrics that you pay for, now and after a change.
 
         Datadog bills every metric with every combination of tags that it saw in an hour: a renamed
         board counts twice in that hour. All registered boards count, as if they and all their sensors

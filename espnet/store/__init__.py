@@ -28,7 +28,9 @@ key                   type    holds
                               ``FROM TO``, both outside; the last one's ``TO`` is ``+``
 ``parts:SINK``        hash    entry → what became of its samples so far, a byte each, while some are open
 ``books:SINK``        hash    a sink's books (`Books`)
-``history…``                  the past of each device: see `espnet.store.history`
+``history``           hash    id → where its past begins, and what it takes (`espnet.store.history`)
+``history:ID:tail``   list    rows that are in no block yet
+``history:ID:LEVEL``  list    packed blocks, oldest first; levels are 0 (full rate), 1 (5 minutes), 2 (hours)
 ``dead``              stream  dead letters of all sinks: ``sink``, ``letter`` (`DeadLetter`)
 ====================  ======  ========================================================================
 
