@@ -34,9 +34,9 @@ from espnet.store import Entry, Fate, Letter, Store
 
 #: Entries (polls) of one round: some thousand samples, a request or two.
 ENTRIES = 256
-#: A round ends after so many seconds; one more request (`sinks.SEND_S`) and its settling fit into the time
-#: for which an entry is its taker's (`store.HELD_S`).
-ROUND_S = 30.0
+#: A round ends after so many seconds; two more `Sink.send` (`sinks.SEND_S`) and the settling fit into the
+#: time for which an entry is its taker's (`store.HELD_S`).
+ROUND_S = 15.0
 #: When the oldest sample waits longer, the newest go first, in seconds.
 BACKLOG_S = 120.0
 #: A paused sink is asked again after this time, in seconds.
@@ -48,9 +48,11 @@ SUSPICIOUS = 16
 #: At least so often a sink's state is written down, in seconds.
 NOTE_EVERY_S = 15.0
 
+_START = b"0-0"
 _OPEN, _ACCEPTED, _DEAD = 0, 1, 2
 _ALL = 1 << 30
 _ALL_WELL = Outcome(0)
+_REFUSALS = (Verdict.BAD, Verdict.TOO_LARGE)
 
 #: What became of each sample of an entry so far, and what was said of those that are dead.
 _Known = tuple[bytes, dict[int, str]]
@@ -62,7 +64,7 @@ class Drained(NamedTuple):
     """What one `Uploader.drain` did, in samples.
 
     ``stopped`` is the answer that ended it, OK where none did. ``is_done`` is False where the time was
-    over first: there is more that can be sent now.
+    over first, or it was told to stop: there is more that can be sent now.
     """
 
     accepted: int = 0
@@ -100,13 +102,16 @@ class Uploader:
     ) -> None:
         self._store, self._sink, self._consumer, self._clock = store, sink, consumer, clock
         self._entries, self._luck, self._stop = entries, luck, stop
-        # What became of entries that Redis was not yet told: their fates, and what was said of the dead.
-        self._known: dict[bytes, tuple[bytes, dict[int, str]]] = {}
+        # Entries that are sent here, until Redis was told what came of it.
+        self._known: dict[bytes, _Known] = {}
+        # Samples that were sent, and nobody said whether they arrived; until Redis was told.
+        self._unsure = 0
+        self._has_joined = False
         # Most samples of one request: less than all after a refusal, until something is accepted.
         self._most = _ALL
         self._refused_in_a_row = 0
         self._failures = 0
-        self._retry_at = -float("inf")  # on the monotonic clock
+        self._retry_at = self._end = -float("inf")  # on the monotonic clock
         self._state: SinkState | None = None
         self._skew_s: float | None = None
 
@@ -122,68 +127,91 @@ class Uploader:
         """
         if self.wait_s:
             return Drained()
+        self._end = self._clock.monotonic() + ROUND_S
         # Each time, because Redis may have come back empty.
         self._store.join(self._sink.name, now)
+        self._has_joined = True
         drained = Drained()
         for entries in self._pages(now):
             drained = drained.plus(self._deliver(entries, now))
-            if drained.stopped.verdict is not Verdict.OK or not drained.is_done or self._stop():
+            if drained.stopped.verdict is not Verdict.OK or not drained.is_done:
+                break
+            if self._is_over():
+                drained = drained._replace(is_done=False)
                 break
         self._judge(now, drained)
         return drained
 
     def retry(self, letters: Sequence[Letter], now: float) -> Drained:
         """Sends dead letters of this sink once more; those that it takes now, or that are too old, end."""
-        window_s = self._sink.window_s
+        sink, self._end = self._sink, self._clock.monotonic() + ROUND_S
+        ages = {letter.id: now - letter.letter.sample.at for letter in letters}
         old = [
-            letter.id
-            for letter in letters
-            if window_s is not None and now - letter.letter.sample.at > window_s
+            i for i, age_s in ages.items() if sink.window_s is not None and age_s > sink.window_s
         ]
-        rest = [letter for letter in letters if letter.id not in set(old)]
+        early = [
+            i for i, age_s in ages.items() if sink.future_s is not None and -age_s > sink.future_s
+        ]
+        rest = [letter for letter in letters if letter.id not in {*old, *early}]
         page = _Page(letter.letter.sample for letter in rest)
+        # Beforehand, in case that nobody lives to say what came of it.
+        self._store.count_repeated(sink.name, len(rest))
         stopped = self._send(page)
         taken = [letter.id for i, letter in enumerate(rest) if page.fates[i] == _ACCEPTED]
         ended = self._store.bury("accepted", taken)
-        if ended < len(taken):  # somebody else sent them at the same time
-            self._store.count_repeated(self._sink.name, len(taken) - ended)
+        # Letters that were gone were sent by somebody else at the same time.
+        twice, self._unsure = self._unsure + len(taken) - ended, 0
+        self._store.count_repeated(sink.name, twice - len(rest))
         expired = self._store.bury("expired", old)
-        return Drained(ended, expired, len(page.letters), stopped or _ALL_WELL, stopped is not None)
+        dead = len(page.letters) + len(early)
+        return Drained(ended, expired, dead, stopped or _ALL_WELL, stopped is not None)
 
     def close(self) -> None:
         """At an orderly stop: what is unfinished may be taken over by another uploader at once."""
-        if self._state is not None:  # else nothing was ever taken
+        if self._has_joined:  # else nothing was ever taken
             self._store.leave(self._sink.name, self._consumer)
+
+    def _is_over(self) -> bool:
+        return self._clock.monotonic() > self._end or self._stop()
 
     # --- what to send -----------------------------------------------------------------------------
 
     def _pages(self, now: float) -> Iterator[list[Entry]]:
         """Entries to deliver, a page at a time, in the order in which they matter."""
+        if self._failures:
+            # One entry is enough to ask whether the sink is back.
+            yield self._probe(now)
         oldest = self._store.oldest_waiting(self._sink.name)
         if oldest is None or oldest.batch is None or now - oldest.batch.at <= BACKLOG_S:
             yield from self._left()
             yield from self._waiting(newest_first=False)
-            return
-        if self._failures:
-            # One entry is enough to ask whether the sink is back.
-            yield self._probe(now)
-        yield from self._waiting(newest_first=True)
-        yield from self._left()
+        else:
+            yield from self._waiting(newest_first=True)
+            yield from self._left()
 
     def _probe(self, now: float) -> list[Entry]:
         """One entry: the newest that is held here and not too old, else the newest of all.
 
-        Every entry taken out of the middle of what waits leaves one range more in Redis.
+        Every entry taken out of the middle of what waits leaves one range more in Redis. But where
+        it seems that all is refused, what is held may be one bad board's.
         """
-        held = self._store.read_pending(self._sink.name, self._consumer, self._entries)
         window_s = self._sink.window_s
-        for entry in reversed(held):
-            if entry.batch and (window_s is None or now - entry.batch.at <= window_s):
-                return [entry]
-        return self._take(1, newest_first=True)
+        held = [
+            entry
+            for entry in self._held(_START)
+            if entry.batch and (window_s is None or now - entry.batch.at <= window_s)
+        ]
+        if self._refused_in_a_row < SUSPICIOUS:
+            return held[-1:] or self._take(1, newest_first=True)
+        return self._take(1, newest_first=True) or held[int(self._luck() * len(held)) :][:1]
 
     def _take(self, count: int, *, newest_first: bool) -> list[Entry]:
         return self._store.take(self._sink.name, self._consumer, count, newest_first=newest_first)
+
+    def _held(self, after: bytes) -> list[Entry]:
+        return self._store.read_pending(
+            self._sink.name, self._consumer, self._entries, after, self._known
+        )
 
     def _waiting(self, *, newest_first: bool) -> Iterator[list[Entry]]:
         # While boards are polled there is always something new; a short page is the end for now.
@@ -194,19 +222,14 @@ class Uploader:
 
     def _left(self) -> Iterator[list[Entry]]:
         """What this consumer took and did not finish, then what others abandoned."""
-        store, here, count = self._store, (self._sink.name, self._consumer), self._entries
-        after, mine = b"0", set[bytes]()
-        while page := store.read_pending(*here, count, after):
+        after, mine = _START, set[bytes]()
+        while page := self._held(after):
             mine.update(entry.id for entry in page)
             yield page
             after = page[-1].id
         # All others were settled after all (the answer was lost), dropped by the bound, or taken over.
         self._known = {key: known for key, known in self._known.items() if key in mine}
-        while page := store.take_over(*here, count):
-            sent = [entry for entry in page if entry.was_sent]
-            again = sum(self._known_of(entry)[0].count(_OPEN) for entry in sent)
-            if again:
-                store.count_repeated(self._sink.name, again)
+        while page := self._store.take_over(self._sink.name, self._consumer, self._entries):
             yield page
 
     # --- one page ---------------------------------------------------------------------------------
@@ -214,6 +237,7 @@ class Uploader:
     def _deliver(self, entries: Sequence[Entry], now: float) -> Drained:
         """Sends what may be sent of some entries, and books what became of it."""
         wanted, fates = self._sift(entries, now)
+        self._known |= {entry.id: self._known_of(entry) for entry in wanted}
         mine = self._store.mark_sent(
             self._sink.name, self._consumer, [entry.id for entry in wanted]
         )
@@ -223,12 +247,10 @@ class Uploader:
                 page.add(entry, *self._known_of(entry))
         stopped = self._send(page)
         fates += self._fates(page, now)
-        self._store.settle(self._sink.name, [fate for fate in fates if fate.is_news])
-        for fate in fates:
-            self._known.pop(fate.entry.id, None)
-        if stopped is None or stopped.verdict is not Verdict.OK:
-            unfinished = [fate.entry.id for fate in fates if fate.fates]
-            self._store.release(self._sink.name, self._consumer, unfinished)
+        self._store.settle(self._sink.name, self._consumer, fates, repeated=self._unsure)
+        self._unsure = 0
+        for entry in entries:
+            self._known.pop(entry.id, None)
         return Drained(
             sum(fate.accepted for fate in fates),
             sum(fate.expired for fate in fates),
@@ -279,11 +301,10 @@ class Uploader:
 
     def _send(self, page: "_Page") -> Outcome | None:
         """Finds every sample's fate, or an answer that ends the round; None when the time was over."""
-        end = self._clock.monotonic() + ROUND_S
         work = page.open_runs()
         work.reverse()
         while work:
-            if self._clock.monotonic() > end or self._stop():
+            if self._is_over():
                 return None
             low, high = work.pop()
             if high - low > self._most:
@@ -291,46 +312,55 @@ class Uploader:
                 high = low + self._most
             outcome = self._try(page, low, high)
             low += outcome.accepted
-            if outcome.verdict is Verdict.OK:
-                self._most = min(2 * self._most, _ALL)
-                continue
-            if outcome.verdict not in (Verdict.BAD, Verdict.TOO_LARGE):
-                if outcome.is_unsure and outcome.tried:
-                    self._store.count_repeated(self._sink.name, outcome.tried)
-                return outcome
-            tried = min(max(outcome.tried, 1), high - low)
-            if tried == 1:
-                if self._refused_in_a_row >= SUSPICIOUS and not self._is_choosy(page, work):
-                    why = f"It refuses all that it is sent, the last sample so: {outcome.reason}"
-                    return outcome._replace(verdict=Verdict.BUSY, reason=why)
-                page.refuse(low, outcome.reason)
-                self._refused_in_a_row += 1
-                low += 1
-            else:
-                # It stays so small until something is accepted, also in the rounds to come.
-                self._most = tried // 2
             if low < high:
                 work.append((low, high))
+            if outcome.verdict is Verdict.OK:
+                self._most = min(2 * self._most, _ALL)
+            elif outcome.accepted and not outcome.tried:
+                continue  # its time was over, not its patience
+            elif outcome.verdict not in _REFUSALS:
+                return outcome
+            elif outcome.tried > 1:
+                # It stays so small until something is accepted, also in the rounds to come.
+                self._most = outcome.tried // 2
+            elif self._refused_in_a_row >= SUSPICIOUS and (why := self._doubt(page, work, outcome)):
+                return why
+            else:
+                page.refuse(low, outcome.reason)
+                self._refused_in_a_row += 1
+                low, high = work.pop()
+                if low + 1 < high:
+                    work.append((low + 1, high))
         return _ALL_WELL
 
     def _try(self, page: "_Page", low: int, high: int) -> Outcome:
         outcome = self._sink.send(page.samples[low:high])
+        assert 0 <= outcome.accepted <= outcome.accepted + outcome.tried <= high - low, outcome
+        assert (outcome.accepted == high - low) == (outcome.verdict is Verdict.OK), outcome
         if outcome.date is not None:
             self._skew_s = outcome.date - self._clock.now()
+        if outcome.is_unsure:
+            self._unsure += outcome.tried
         if outcome.accepted:
             page.accept(low, low + outcome.accepted)
             self._refused_in_a_row = 0
         return outcome
 
-    def _is_choosy(self, page: "_Page", work: list[tuple[int, int]]) -> bool:
-        """Whether the sink, which refused many in a row, takes the sample that is furthest from those."""
-        if not work:
-            return False
+    def _doubt(
+        self, page: "_Page", work: list[tuple[int, int]], refused: Outcome
+    ) -> Outcome | None:
+        """Whether the sink, which refused many in a row, refuses all: None if it takes the sample that is
+        furthest from those, else what ends the round."""
         low, high = work[0]
-        work[0] = (low, high - 1)
-        if low == high - 1:
-            work.pop(0)
-        return self._try(page, high - 1, high).verdict is Verdict.OK
+        is_last = len(work) == 1 and high - low == 1
+        other = refused if is_last else self._try(page, high - 1, high)
+        if other.verdict is Verdict.OK:
+            work[:1] = [(low, high - 1)] if high - low > 1 else []
+            return None
+        if other.verdict not in _REFUSALS:
+            return other
+        why = f"It refuses all that it is sent, the last sample so: {other.reason}"
+        return other._replace(verdict=Verdict.BUSY, reason=why)
 
     # --- what the sink is like --------------------------------------------------------------------
 
@@ -363,7 +393,7 @@ class Uploader:
             reason=stopped.reason,
             status=stopped.status,
             ok_at=now if took_something else before.ok_at if before is not None else None,
-            retry_at=now + wait_s if wait_s else None,
+            retry_at=self._clock.now() + wait_s if wait_s else None,
             skew_s=self._skew_s,
         )
         self._store.note_sink(self._sink.name, self._state)

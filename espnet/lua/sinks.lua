@@ -15,6 +15,10 @@ local function parts(id)
   return tonumber(ms), tonumber(number)
 end
 
+-- What an entry says of itself; what nobody of us queued may say nothing.
+local function samples_of(row) return tonumber(row[2][2]) or 0 end
+local function bytes_of(row) return #(row[2][4] or '') end
+
 -- The ranges of a sink, each {FROM, TO, and both as numbers}.
 local function ranges_of(sink)
   local ranges = {}
@@ -44,14 +48,39 @@ local function taken(sink, id)
   return not rows.err and rows[1] or nil
 end
 
--- How many samples of an unfinished entry have their fate and are in the books; that is forgotten here.
+-- How many samples of an unfinished entry have their fate and are in the books.
 local function finished(sink, id)
-  local key = PREFIX .. 'parts:' .. sink
-  local fates = redis.call('HGET', key, id)
+  local fates = redis.call('HGET', PREFIX .. 'parts:' .. sink, id)
   if not fates then return 0 end
-  redis.call('HDEL', key, id)
   local _, open = string.gsub(fates, '%z', '')
   return #fates - open
+end
+
+-- Takes an entry out of a sink's hands and forgets what became of its parts; whether it was in them.
+local function acknowledge(sink, id)
+  redis.call('HDEL', PREFIX .. 'parts:' .. sink, id)
+  local done = redis.pcall('XACK', SAMPLES, sink, id)
+  return done == 1
+end
+
+-- Where the stream is empty, what the books hold of it was taken away by hand: that is dropped. A stream that
+-- is gone left its sinks without groups, and nobody of theirs has anything (see join.lua).
+local function write_off()
+  if redis.call('XLEN', SAMPLES) > 0 then return end
+  local is_gone = redis.call('EXISTS', SAMPLES) == 0
+  for _, sink in ipairs(redis.call('HKEYS', SINKS)) do
+    local books = PREFIX .. 'books:' .. sink
+    local lost = tonumber(redis.call('HGET', books, 'queued') or '0')
+    if lost ~= 0 then
+      redis.call('HINCRBY', books, 'dropped', lost)
+      redis.call('HSET', books, 'queued', 0)
+      redis.call('DEL', PREFIX .. 'parts:' .. sink)
+    end
+    if is_gone then redis.call('DEL', PREFIX .. 'waiting:' .. sink) end
+  end
+  local lost = tonumber(redis.call('HGET', BOOKS, 'queued') or '0')
+  if lost ~= 0 then redis.call('HINCRBY', BOOKS, 'dropped', lost) end
+  if redis.call('EXISTS', BOOKS) == 1 then redis.call('HSET', BOOKS, 'queued', 0, 'bytes', 0) end
 end
 
 -- The other sinks with their ranges: what an entry must not be waited for by, to be let go.
