@@ -190,20 +190,23 @@ class Uploader:
             yield from self._left()
 
     def _probe(self, now: float) -> list[Entry]:
-        """One entry: the newest that is held here and not too old, else the newest of all.
+        """One entry to ask with, and those that are held here and need no asking.
 
-        Every entry taken out of the middle of what waits leaves one range more in Redis. But where
-        it seems that all is refused, what is held may be one bad board's.
+        It is the newest that is held here, else the newest of all: every entry taken out of the middle
+        of what waits leaves one range more in Redis. But where it seems that all is refused, what is
+        held may be one bad board's.
         """
-        window_s = self._sink.window_s
-        held = [
+        held, window_s = self._held(_START), self._sink.window_s
+        sendable = [
             entry
-            for entry in self._held(_START)
+            for entry in held
             if entry.batch and (window_s is None or now - entry.batch.at <= window_s)
         ]
+        others = [entry for entry in held if entry not in sendable]
         if self._refused_in_a_row < SUSPICIOUS:
-            return held[-1:] or self._take(1, newest_first=True)
-        return self._take(1, newest_first=True) or held[int(self._luck() * len(held)) :][:1]
+            return others + (sendable[-1:] or self._take(1, newest_first=True))
+        start = int(self._luck() * len(sendable))
+        return others + (self._take(1, newest_first=True) or sendable[start : start + 1])
 
     def _take(self, count: int, *, newest_first: bool) -> list[Entry]:
         return self._store.take(self._sink.name, self._consumer, count, newest_first=newest_first)

@@ -7,7 +7,8 @@
 --
 -- An unfinished entry is anybody's at once. One that is not the consumer's was taken over by somebody else, who
 -- will say what becomes of it, or was dropped. Returns the number of entries that were settled.
-local sink, consumer, keep, repeated = ARGV[2], ARGV[3], ARGV[5], tonumber(ARGV[6])
+local sink, consumer, keep = ARGV[2], ARGV[3], ARGV[5]
+local most_letters, repeated = tonumber(ARGV[4]), tonumber(ARGV[6])
 local DEAD, PARTS = PREFIX .. 'dead', PREFIX .. 'parts:' .. sink
 local LONG_AGO_MS = 86400000
 local others = others_than(sink)
@@ -45,7 +46,7 @@ end
 if ended ~= 0 then redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', -ended) end
 -- Past the bound the oldest dead letters go, and are counted.
 if sums.dead > 0 then
-  local over = redis.call('XLEN', DEAD) - tonumber(ARGV[3])
+  local over = redis.call('XLEN', DEAD) - most_letters
   if over > 0 then
     for _, row in ipairs(redis.call('XRANGE', DEAD, '-', '+', 'COUNT', over)) do
       redis.call('XDEL', DEAD, row[1])
