@@ -63,24 +63,31 @@ local function acknowledge(sink, id)
   return done == 1
 end
 
--- Where the stream is empty, what the books hold of it was taken away by hand: that is dropped. A stream that
--- is gone left its sinks without groups, and nobody of theirs has anything (see join.lua).
+-- Makes a sink's group; all that is in the stream waits for it. Returns the error where there is one.
+local function open_group(sink)
+  local made = redis.pcall('XGROUP', 'CREATE', SAMPLES, sink, '0', 'MKSTREAM')
+  if made.err then return made end
+  redis.call('DEL', PREFIX .. 'waiting:' .. sink, PREFIX .. 'parts:' .. sink)
+  redis.call('RPUSH', PREFIX .. 'waiting:' .. sink, '0-0 +')
+end
+
+-- Where the stream is empty or gone, what the books hold of it was taken away by hand: that is dropped.
 local function write_off()
   if redis.call('XLEN', SAMPLES) > 0 then return end
   local is_gone = redis.call('EXISTS', SAMPLES) == 0
-  for _, sink in ipairs(redis.call('HKEYS', SINKS)) do
-    local books = PREFIX .. 'books:' .. sink
+  local function drop_queued(books)
     local lost = tonumber(redis.call('HGET', books, 'queued') or '0')
     if lost ~= 0 then
       redis.call('HINCRBY', books, 'dropped', lost)
       redis.call('HSET', books, 'queued', 0)
-      redis.call('DEL', PREFIX .. 'parts:' .. sink)
     end
-    if is_gone then redis.call('DEL', PREFIX .. 'waiting:' .. sink) end
   end
-  local lost = tonumber(redis.call('HGET', BOOKS, 'queued') or '0')
-  if lost ~= 0 then redis.call('HINCRBY', BOOKS, 'dropped', lost) end
-  if redis.call('EXISTS', BOOKS) == 1 then redis.call('HSET', BOOKS, 'queued', 0, 'bytes', 0) end
+  for _, sink in ipairs(redis.call('HKEYS', SINKS)) do
+    drop_queued(PREFIX .. 'books:' .. sink)
+    if is_gone then open_group(sink) end
+  end
+  drop_queued(BOOKS)
+  redis.call('HDEL', BOOKS, 'bytes')
 end
 
 -- The other sinks with their ranges: what an entry must not be waited for by, to be let go.
