@@ -51,7 +51,7 @@ class Samples(Connection):
         self._hold = self._script("sinks", "hold")
         self._mark = self._script("sinks", "mark")
         self._settle = self._script("sinks", "settle")
-        self._tidy = self._script("sinks", "tidy")
+        self._leave = self._script("sinks", "leave")
         self._bury = self._script("sinks", "bury")
         self._all_books = self._script("sinks", "books")
         self._forget = self._script("sinks", "forget")
@@ -164,13 +164,9 @@ class Samples(Connection):
     @translated
     def leave(self, sink: str, consumer: str) -> None:
         """At an orderly stop: gives back all that this consumer holds, and forgets it."""
-        while rows := self._redis.xpending_range(
-            self._samples, sink, min="-", max="+", count=_STEP, consumername=consumer
-        ):
-            ids = [row["message_id"] for row in rows]
-            # Their marks stay: of what is left here, it is not known what came of it.
-            self._redis.xclaim(self._samples, sink, NOBODY, 0, ids, idle=_LONG_AGO_MS, justid=True)
-        self._tidy(args=[self.prefix, sink, consumer, _FORGOTTEN_MS])
+        args = [self.prefix, sink, consumer, NOBODY, _LONG_AGO_MS, _STEP, _FORGOTTEN_MS]
+        while self._leave(args=args) == _STEP:
+            pass
 
     @translated
     def count_repeated(self, sink: str, samples: int) -> None:
