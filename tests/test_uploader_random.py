@@ -6,6 +6,7 @@ the far end had it, and another uploader may run in the middle of a request.
 """
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -57,6 +58,7 @@ class AnyEnd(FarEnd):
         super().__init__(name=name)
         self.rng, self.is_calm = rng, False
         self.fuse = Fuse()
+        self.may_come_again: Counter[float] = Counter()
         self.meanwhile: Any = lambda: None
         self.before = lambda: self.fuse.burn("before")
         self.after = self._after
@@ -72,8 +74,11 @@ class AnyEnd(FarEnd):
             rng = self.rng
             verdict = rng.choices(list(Verdict), (12, 1, 2, 1, 4))[0]
             is_unsure = verdict is Verdict.BUSY and rng.random() < 0.6
-            taken = rng.choice((0, 0, 1, rng.randrange(len(values))))
-            self.answers.append(Say(verdict, taken, is_unsure, rng.random() < 0.5))
+            taken = min(rng.choice((0, 0, 1, rng.randrange(len(values)))), len(values) - 1)
+            has_arrived = is_unsure and rng.random() < 0.5
+            self.answers.append(Say(verdict, taken, is_unsure, has_arrived))
+            if has_arrived:
+                self.may_come_again.update(values[taken:])
         return super()._judge(values)
 
 
@@ -93,6 +98,7 @@ class World:
         self.uploaders: list[tuple[Uploader, AnyEnd, Client]] = []
         self.values: list[float] = []
         self.depth = self.started = 0
+        self.has_slept = False
         self.letters_given_up = 0
         self.new_uploader()
         self.rig.store.join("sink", 0)
@@ -147,6 +153,7 @@ class World:
     def forget(self) -> None:
         self.rig.store.forget_sink("other")
         self.ends["other"].got.clear()
+        self.ends["other"].may_come_again.clear()
         self.ends["other"].unsure = 0
 
     def give_up(self) -> None:
@@ -154,7 +161,10 @@ class World:
             self.letters_given_up += self.rig.store.bury("dropped", [letter.id])
 
     def retry(self) -> None:
-        self._run(lambda uploader, end: uploader.retry(self._letters(end), self.rig.clock.now()))
+        self._run(self._retry, is_forgetful=True)
+
+    def _retry(self, uploader: Uploader, end: AnyEnd) -> None:
+        uploader.retry(self._letters(end), self.rig.clock.now())
 
     def _letters(self, end: AnyEnd) -> list[Any]:
         letters = [letter for letter in self.rig.store.letters() if letter.sink == end.name]
@@ -164,8 +174,12 @@ class World:
     def drain(self) -> None:
         self._run(lambda uploader, _: uploader.drain(self.rig.clock.now()))
 
-    def _run(self, act: Any) -> None:
-        """One uploader acts, and perhaps dies of it; perhaps another one acts in the middle."""
+    def _run(self, act: Any, *, is_forgetful: bool = False) -> None:
+        """One uploader acts, and perhaps dies of it; perhaps another one acts in the middle.
+
+        What it delivered may come again if it died, if it slept for too long, or if it could not tell Redis
+        and had no time to do so later, and for nothing else.
+        """
         self.depth += 1
         uploader, end, client = mine = self.rng.choice(self.uploaders)
         end.meanwhile = lambda: self._meanwhile(mine)
@@ -175,11 +189,14 @@ class World:
             fuse.when = self.rng.choice(("before", "after"))
             is_lost = fuse is client.fuse and self.rng.random() < 0.5
             fuse.how = redis.ConnectionError if is_lost else Died
+        before, is_silent = end.got.copy(), False
+        self.has_slept = False
         try:
             act(uploader, end)
         except StoreUnavailable:
-            pass
+            is_silent = True
         except Died:
+            is_silent = is_forgetful = True
             self.uploaders.remove(mine)
             if not self.uploaders:
                 self.new_uploader()
@@ -187,6 +204,12 @@ class World:
             end.meanwhile = lambda: None
             client.fuse.steps = end.fuse.steps = None
             self.depth -= 1
+        is_forgetful |= self.rng.random() < 0.5
+        if self.has_slept or (is_silent and is_forgetful):
+            end.may_come_again.update(end.got - before)
+        elif is_silent:
+            self.rig.clock.advance(uploader.wait_s)
+            uploader.drain(self.rig.clock.now())
 
     def _meanwhile(self, busy: Any) -> None:
         """In the middle of somebody's request: he sleeps for more than a minute, and others act."""
@@ -196,10 +219,13 @@ class World:
         if self.rng.random() < 0.5:
             self.age()
             self.rig.clock.advance(61)
+            self.has_slept = True
         self.uploaders.remove(busy)
         if not self.uploaders:
             self.new_uploader()
+        has_slept = self.has_slept
         self.drain()
+        self.has_slept |= has_slept
         self.uploaders.append(busy)
         self.rig.audit()
 
@@ -232,6 +258,8 @@ def live(url: str, seed: int, steps: int, **how: bool) -> tuple[World, AnyEnd]:
     assert len(world.values) - said_yes <= missing, "nothing is lost that is not in the books"
     twice = end.got.total() - said_yes
     assert twice <= books.repeated, "nothing is sent twice that is not in the books"
+    again = {value for value, times in end.got.items() if times > 1 + end.may_come_again[value]}
+    assert not again, "nothing comes twice without a reason"
     world.rig.close()
     return world, end
 
