@@ -48,7 +48,6 @@ SUSPICIOUS = 16
 #: At least so often a sink's state is written down, in seconds.
 NOTE_EVERY_S = 15.0
 
-_START = b"0-0"
 _OPEN, _ACCEPTED, _DEAD = 0, 1, 2
 _ALL = 1 << 30
 _ALL_WELL = Outcome(0)
@@ -102,9 +101,8 @@ class Uploader:
     ) -> None:
         self._store, self._sink, self._consumer, self._clock = store, sink, consumer, clock
         self._entries, self._luck, self._stop = entries, luck, stop
-        # Entries that are sent here, until Redis was told what came of it.
+        # What became of a page's entries, and how many samples nobody answered for, until Redis was told.
         self._known: dict[bytes, _Known] = {}
-        # Samples that were sent, and nobody said whether they arrived; until Redis was told.
         self._unsure = 0
         self._has_joined = False
         # Most samples of one request: less than all after a refusal, until something is accepted.
@@ -131,7 +129,7 @@ class Uploader:
         # Each time, because Redis may have come back empty.
         self._store.join(self._sink.name, now)
         self._has_joined = True
-        drained = Drained()
+        drained = self._catch_up(now)
         for entries in self._pages(now):
             drained = drained.plus(self._deliver(entries, now))
             if drained.stopped.verdict is not Verdict.OK or not drained.is_done:
@@ -169,6 +167,7 @@ class Uploader:
     def close(self) -> None:
         """At an orderly stop: what is unfinished may be taken over by another uploader at once."""
         if self._has_joined:  # else nothing was ever taken
+            self._catch_up(self._clock.now())
             self._store.leave(self._sink.name, self._consumer)
 
     def _is_over(self) -> bool:
@@ -196,7 +195,7 @@ class Uploader:
         of what waits leaves one range more in Redis. But where it seems that all is refused, what is
         held may be one bad board's.
         """
-        held, window_s = self._held(_START), self._sink.window_s
+        held, window_s = next(self._held(), []), self._sink.window_s
         sendable = [
             entry
             for entry in held
@@ -211,10 +210,14 @@ class Uploader:
     def _take(self, count: int, *, newest_first: bool) -> list[Entry]:
         return self._store.take(self._sink.name, self._consumer, count, newest_first=newest_first)
 
-    def _held(self, after: bytes) -> list[Entry]:
-        return self._store.read_pending(
+    def _held(self) -> Iterator[list[Entry]]:
+        """What this consumer took and did not finish."""
+        after = b"0-0"
+        while page := self._store.read_pending(
             self._sink.name, self._consumer, self._entries, after, self._known
-        )
+        ):
+            yield page
+            after = page[-1].id
 
     def _waiting(self, *, newest_first: bool) -> Iterator[list[Entry]]:
         # While boards are polled there is always something new; a short page is the end for now.
@@ -225,13 +228,7 @@ class Uploader:
 
     def _left(self) -> Iterator[list[Entry]]:
         """What this consumer took and did not finish, then what others abandoned."""
-        after, mine = _START, set[bytes]()
-        while page := self._held(after):
-            mine.update(entry.id for entry in page)
-            yield page
-            after = page[-1].id
-        # All others were settled after all (the answer was lost), dropped by the bound, or taken over.
-        self._known = {key: known for key, known in self._known.items() if key in mine}
+        yield from self._held()
         while page := self._store.take_over(self._sink.name, self._consumer, self._entries):
             yield page
 
@@ -240,65 +237,59 @@ class Uploader:
     def _deliver(self, entries: Sequence[Entry], now: float) -> Drained:
         """Sends what may be sent of some entries, and books what became of it."""
         wanted, fates = self._sift(entries, now)
-        self._known |= {entry.id: self._known_of(entry) for entry in wanted}
-        mine = self._store.mark_sent(
-            self._sink.name, self._consumer, [entry.id for entry in wanted]
-        )
+        self._known = {entry.id: (_fates_of(entry), {}) for entry in wanted}
+        mine = self._store.mark_sent(self._sink.name, self._consumer, list(self._known))
         page = _Page()
         for entry in wanted:
             if entry.id in mine:
-                page.add(entry, *self._known_of(entry))
+                page.add(entry)
         stopped = self._send(page)
-        fates += self._fates(page, now)
+        # Remembered first, in case that Redis does not answer: what was sent must not be sent again.
+        self._known |= {entry.id: known for entry, known in page.known()}
+        fates += [_fate(entry, *known, now) for entry, known in page.known()]
+        drained = self._book(fates)
+        return drained._replace(stopped=stopped or _ALL_WELL, is_done=stopped is not None)
+
+    def _catch_up(self, now: float) -> Drained:
+        """Tells Redis what became of the latest page, where it did not hear of it."""
+        if not self._known:
+            return Drained()
+        held = [entry for page in self._held() for entry in page]
+        # All others were settled after all (the answer was lost), dropped by the bound, or taken over.
+        return self._book(
+            [_fate(entry, *self._known[entry.id], now) for entry in held if entry.id in self._known]
+        )
+
+    def _book(self, fates: Sequence[Fate]) -> Drained:
         self._store.settle(self._sink.name, self._consumer, fates, repeated=self._unsure)
-        self._unsure = 0
-        for entry in entries:
-            self._known.pop(entry.id, None)
+        self._known, self._unsure = {}, 0
         return Drained(
             sum(fate.accepted for fate in fates),
             sum(fate.expired for fate in fates),
             sum(len(fate.letters) for fate in fates),
-            stopped or _ALL_WELL,
-            is_done=stopped is not None,
         )
-
-    def _known_of(self, entry: Entry) -> _Known:
-        """What became of an entry's samples so far, and what was said of the dead that no book holds."""
-        return self._known.get(entry.id) or (entry.fates or bytes(entry.samples), {})
 
     def _sift(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Fate]]:
         """The entries that may be sent, and the fates of those that may not."""
         wanted, fates = [], []
         window_s, future_s = self._sink.window_s, self._sink.future_s
         for entry in entries:
-            known, letters = self._known_of(entry)
+            known = _fates_of(entry)
             if entry.batch is None:
                 _log.error("upload.unreadable", sink=self._sink.name, entry=entry.id.decode())
                 fates.append(Fate(entry, dropped=known.count(_OPEN)))
                 continue
             ahead_s = entry.batch.at - now
             if window_s is not None and -ahead_s > window_s:
-                fates.append(_fate(entry, known, letters, now, expired=True))
+                fates.append(_fate(entry, known, {}, now, expired=True))
             elif future_s is not None and ahead_s > future_s:
                 why = f"It is {ahead_s:.0f} s in the future: was a clock set back?"
-                letters = letters | {i: why for i, fate in enumerate(known) if fate == _OPEN}
+                letters = {i: why for i, fate in enumerate(known) if fate == _OPEN}
                 known = known.replace(bytes([_OPEN]), bytes([_DEAD]))
                 fates.append(_fate(entry, known, letters, now))
             else:
                 wanted.append(entry)
         return wanted, fates
-
-    def _fates(self, page: "_Page", now: float) -> list[Fate]:
-        """What became of a page. It is remembered first, in case that Redis does not answer: what was sent
-        must not be sent again."""
-        fates = []
-        for entry, low, high in page.spans:
-            known = bytes(page.fates[low:high])
-            dead = [i for i in range(low, high) if i in page.letters] if page.letters else []
-            letters = {i - low: page.letters[i] for i in dead}
-            self._known[entry.id] = (known, letters)
-            fates.append(_fate(entry, known, letters, now))
-        return fates
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -426,14 +417,19 @@ class _Page:
         #: What was said of those that are dead, by their place.
         self.letters: dict[int, str] = {}
 
-    def add(self, entry: Entry, known: bytes, letters: dict[int, str]) -> None:
+    def add(self, entry: Entry) -> None:
         """One more entry, of whose samples some may have their fate already."""
         assert entry.batch is not None
         start = len(self.samples)
         self.samples += entry.batch.samples()
         self.spans.append((entry, start, len(self.samples)))
-        self.fates += known
-        self.letters.update({start + i: reason for i, reason in letters.items()})
+        self.fates += _fates_of(entry)
+
+    def known(self) -> Iterator[tuple[Entry, _Known]]:
+        """What became of each entry."""
+        for entry, low, high in self.spans:
+            dead = [i for i in range(low, high) if i in self.letters] if self.letters else []
+            yield entry, (bytes(self.fates[low:high]), {i - low: self.letters[i] for i in dead})
 
     def open_runs(self) -> list[tuple[int, int]]:
         """The stretches of samples that have no fate yet."""
@@ -447,11 +443,15 @@ class _Page:
         self.letters[place] = reason
 
 
+def _fates_of(entry: Entry) -> bytes:
+    return entry.fates or bytes(entry.samples)
+
+
 def _fate(
     entry: Entry, known: bytes, letters: dict[int, str], now: float, *, expired: bool = False
 ) -> Fate:
     """What is news of an entry, against what the books hold of it."""
-    before = entry.fates or bytes(entry.samples)
+    before = _fates_of(entry)
     fresh = [i for i in letters if before[i] != _DEAD]
     samples = entry.batch.samples() if entry.batch is not None and fresh else []
     is_open = _OPEN in known and not expired

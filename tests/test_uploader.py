@@ -1,6 +1,8 @@
 """The uploader between a real Redis and an obedient sink: what goes, in which order, and whose it is."""
 
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from conftest import RedisProcess
@@ -10,7 +12,7 @@ from structlog.testing import capture_logs
 from espnet.errors import StoreUnavailable
 from espnet.model import Books, SampleBatch
 from espnet.sinks import Outcome, Verdict
-from espnet.store import Grant, Poll
+from espnet.store import Grant, Poll, Store
 from espnet.uploader import Drained, Uploader
 
 
@@ -325,9 +327,9 @@ def test_redis_dying_after_the_sink_accepted_repeats_nothing(
     rig.close()
 
 
-def test_what_it_could_not_settle_is_still_counted_for_its_heirs(own_redis: RedisProcess) -> None:
-    """The sink had it, Redis did not hear of it, and then it stopped in order: whoever goes on sends it
-    again, and that is counted."""
+def test_what_it_could_not_settle_is_told_at_the_end(own_redis: RedisProcess) -> None:
+    """The sink had it, Redis did not hear of it, and then it stopped in order: it says so before it goes,
+    and nobody sends it again."""
     rig = Rig(own_redis.url)
     values = rig.queue(2)
     sink = FarEnd()
@@ -337,11 +339,106 @@ def test_what_it_could_not_settle_is_still_counted_for_its_heirs(own_redis: Redi
         uploader.drain(rig.clock.now())
     own_redis.start()
     uploader.close()
+    rig.audit()
     sink.after = lambda: None
+    rig.drain(rig.uploader(sink, "two"))
+    assert sink.order == values
+    assert rig.books() == Books(collected=6, accepted=6)
+    rig.close()
+
+
+class Deaf(Store):
+    """A store that does not hear what Redis answers to the first calls, or whom Redis does not hear."""
+
+    def __init__(self, url: str, call: str, *, is_done: bool, times: int = 1) -> None:
+        super().__init__(url)
+        right, left = getattr(self, call), itertools.repeat(None, times)
+
+        def deaf(*args: Any, **options: Any) -> Any:
+            is_deaf = next(left, "no") is None
+            answer = right(*args, **options) if is_done or not is_deaf else None
+            if is_deaf:
+                raise StoreUnavailable("Redis does not answer.")
+            return answer
+
+        setattr(self, call, deaf)
+
+
+CALLS = ("join", "oldest_waiting", "take", "mark_sent", "settle", "note_sink")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("is_done", [True, False])
+def test_an_answer_of_redis_that_got_lost_repeats_nothing(
+    rig: Rig, call: str, is_done: bool
+) -> None:
+    """Whichever step failed, and whether or not it was done: the same uploader goes on with the next drain,
+    each sample arrives once, and none is counted as repeated."""
+    values = rig.queue(4)
+    sink = FarEnd(BUSY._replace(taken=5))
+    store = Deaf(rig.url, call, is_done=is_done)
+    uploader = rig.uploader(sink, store=store)
+    with pytest.raises(StoreUnavailable):
+        uploader.drain(rig.clock.now())
+    rig.audit()
+    for _ in range(2):
+        rig.drain(uploader)
+    assert sorted(sink.order) == values
+    assert rig.books() == Books(collected=12, accepted=12)
+    store.close()
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_what_redis_did_not_hear_goes_before_the_sink_is_asked(rig: Rig, is_done: bool) -> None:
+    """What was delivered and not settled is told first, also while the sink is away: another uploader that
+    takes over after a minute must not send it again."""
+    values = rig.queue(2)
+    sink = FarEnd(BUSY._replace(taken=5), always=BUSY)
+    store = Deaf(rig.url, "settle", is_done=is_done)
+    uploader = rig.uploader(sink, store=store)
+    with pytest.raises(StoreUnavailable):
+        uploader.drain(rig.clock.now())
+    rig.drain(uploader)
+    assert rig.books() == Books(collected=6, accepted=5, queued=1)
+    heir = FarEnd()
+    rig.drain(rig.uploader(heir, "two"))
+    assert heir.order == values[5:]
+    assert rig.books() == Books(collected=6, accepted=6)
+    store.close()
+
+
+def test_who_dies_before_it_could_tell_is_counted(rig: Rig) -> None:
+    """Redis did not hear what was delivered, not at the second time either, and then the process died."""
+    values = rig.queue(2)
+    sink = FarEnd()
+    store = Deaf(rig.url, "settle", is_done=False, times=2)
+    uploader = rig.uploader(sink, store=store)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            uploader.drain(rig.clock.now())
+    rig.grow_old(60)
     rig.drain(rig.uploader(sink, "two"))
     assert sink.order == values * 2
     assert rig.books() == Books(collected=6, accepted=6, repeated=6)
-    rig.close()
+    store.close()
+
+
+def test_what_was_taken_over_before_it_was_marked_is_not_sent(rig: Rig) -> None:
+    """An uploader that hangs for more than a minute between taking and sending leaves it to the other."""
+    values = rig.queue(3)
+    here, there = FarEnd(), FarEnd()
+
+    class Sleepy(Store):
+        def mark_sent(self, *args: Any) -> Any:
+            rig.grow_old(61)
+            rig.drain(rig.uploader(there, "two", entries=2))
+            return super().mark_sent(*args)
+
+    store = Sleepy(rig.url)
+    assert rig.drain(rig.uploader(here, store=store)) == Drained()
+    assert (here.order, there.order) == ([], values)
+    assert rig.books() == Books(collected=9, accepted=9)
+    store.close()
 
 
 def test_a_reading_of_the_books_is_of_one_instant(rig: Rig) -> None:
