@@ -34,9 +34,9 @@ from espnet.store import Entry, Fate, Letter, Store
 
 #: Entries (polls) of one round: some thousand samples, a request or two.
 ENTRIES = 256
-#: A round ends after so many seconds; one more request (`sinks.SEND_S`) and its settling fit into the time
-#: for which an entry is its taker's (`store.HELD_S`).
-ROUND_S = 30.0
+#: A round ends after so many seconds; two more `Sink.send` (`sinks.SEND_S`) and the settling fit into the
+#: time for which an entry is its taker's (`store.HELD_S`).
+ROUND_S = 15.0
 #: When the oldest sample waits longer, the newest go first, in seconds.
 BACKLOG_S = 120.0
 #: A paused sink is asked again after this time, in seconds.
@@ -51,6 +51,7 @@ NOTE_EVERY_S = 15.0
 _OPEN, _ACCEPTED, _DEAD = 0, 1, 2
 _ALL = 1 << 30
 _ALL_WELL = Outcome(0)
+_REFUSALS = (Verdict.BAD, Verdict.TOO_LARGE)
 
 #: What became of each sample of an entry so far, and what was said of those that are dead.
 _Known = tuple[bytes, dict[int, str]]
@@ -62,7 +63,7 @@ class Drained(NamedTuple):
     """What one `Uploader.drain` did, in samples.
 
     ``stopped`` is the answer that ended it, OK where none did. ``is_done`` is False where the time was
-    over first: there is more that can be sent now.
+    over first, or it was told to stop: there is more that can be sent now.
     """
 
     accepted: int = 0
@@ -100,13 +101,15 @@ class Uploader:
     ) -> None:
         self._store, self._sink, self._consumer, self._clock = store, sink, consumer, clock
         self._entries, self._luck, self._stop = entries, luck, stop
-        # What became of entries that Redis was not yet told: their fates, and what was said of the dead.
-        self._known: dict[bytes, tuple[bytes, dict[int, str]]] = {}
+        # What became of a page's entries, and how many samples nobody answered for, until Redis was told.
+        self._known: dict[bytes, _Known] = {}
+        self._unsure = 0
+        self._has_joined = False
         # Most samples of one request: less than all after a refusal, until something is accepted.
         self._most = _ALL
         self._refused_in_a_row = 0
         self._failures = 0
-        self._retry_at = -float("inf")  # on the monotonic clock
+        self._retry_at = self._end = -float("inf")  # on the monotonic clock
         self._state: SinkState | None = None
         self._skew_s: float | None = None
 
@@ -122,68 +125,99 @@ class Uploader:
         """
         if self.wait_s:
             return Drained()
+        self._end = self._clock.monotonic() + ROUND_S
         # Each time, because Redis may have come back empty.
         self._store.join(self._sink.name, now)
-        drained = Drained()
+        self._has_joined = True
+        drained = self._catch_up(now)
         for entries in self._pages(now):
             drained = drained.plus(self._deliver(entries, now))
-            if drained.stopped.verdict is not Verdict.OK or not drained.is_done or self._stop():
+            if drained.stopped.verdict is not Verdict.OK or not drained.is_done:
+                break
+            if self._is_over():
+                drained = drained._replace(is_done=False)
                 break
         self._judge(now, drained)
         return drained
 
     def retry(self, letters: Sequence[Letter], now: float) -> Drained:
         """Sends dead letters of this sink once more; those that it takes now, or that are too old, end."""
-        window_s = self._sink.window_s
+        sink, self._end = self._sink, self._clock.monotonic() + ROUND_S
+        ages = {letter.id: now - letter.letter.sample.at for letter in letters}
         old = [
-            letter.id
-            for letter in letters
-            if window_s is not None and now - letter.letter.sample.at > window_s
+            i for i, age_s in ages.items() if sink.window_s is not None and age_s > sink.window_s
         ]
-        rest = [letter for letter in letters if letter.id not in set(old)]
+        early = [
+            i for i, age_s in ages.items() if sink.future_s is not None and -age_s > sink.future_s
+        ]
+        rest = [letter for letter in letters if letter.id not in {*old, *early}]
         page = _Page(letter.letter.sample for letter in rest)
+        # Beforehand, in case that nobody lives to say what came of it.
+        self._store.count_repeated(sink.name, len(rest))
         stopped = self._send(page)
         taken = [letter.id for i, letter in enumerate(rest) if page.fates[i] == _ACCEPTED]
         ended = self._store.bury("accepted", taken)
-        if ended < len(taken):  # somebody else sent them at the same time
-            self._store.count_repeated(self._sink.name, len(taken) - ended)
+        # Letters that were gone were sent by somebody else at the same time.
+        twice, self._unsure = self._unsure + len(taken) - ended, 0
+        self._store.count_repeated(sink.name, twice - len(rest))
         expired = self._store.bury("expired", old)
-        return Drained(ended, expired, len(page.letters), stopped or _ALL_WELL, stopped is not None)
+        dead = len(page.letters) + len(early)
+        return Drained(ended, expired, dead, stopped or _ALL_WELL, stopped is not None)
 
     def close(self) -> None:
         """At an orderly stop: what is unfinished may be taken over by another uploader at once."""
-        if self._state is not None:  # else nothing was ever taken
+        if self._has_joined:  # else nothing was ever taken
+            self._catch_up(self._clock.now())
             self._store.leave(self._sink.name, self._consumer)
+
+    def _is_over(self) -> bool:
+        return self._clock.monotonic() > self._end or self._stop()
 
     # --- what to send -----------------------------------------------------------------------------
 
     def _pages(self, now: float) -> Iterator[list[Entry]]:
         """Entries to deliver, a page at a time, in the order in which they matter."""
+        if self._failures:
+            # One entry is enough to ask whether the sink is back.
+            yield self._probe(now)
         oldest = self._store.oldest_waiting(self._sink.name)
         if oldest is None or oldest.batch is None or now - oldest.batch.at <= BACKLOG_S:
             yield from self._left()
             yield from self._waiting(newest_first=False)
-            return
-        if self._failures:
-            # One entry is enough to ask whether the sink is back.
-            yield self._probe(now)
-        yield from self._waiting(newest_first=True)
-        yield from self._left()
+        else:
+            yield from self._waiting(newest_first=True)
+            yield from self._left()
 
     def _probe(self, now: float) -> list[Entry]:
-        """One entry: the newest that is held here and not too old, else the newest of all.
+        """One entry to ask with, and those that are held here and need no asking.
 
-        Every entry taken out of the middle of what waits leaves one range more in Redis.
+        It is the newest that is held here, else the newest of all: every entry taken out of the middle
+        of what waits leaves one range more in Redis. But where it seems that all is refused, what is
+        held may be one bad board's.
         """
-        held = self._store.read_pending(self._sink.name, self._consumer, self._entries)
-        window_s = self._sink.window_s
-        for entry in reversed(held):
-            if entry.batch and (window_s is None or now - entry.batch.at <= window_s):
-                return [entry]
-        return self._take(1, newest_first=True)
+        held, window_s = next(self._held(), []), self._sink.window_s
+        sendable = [
+            entry
+            for entry in held
+            if entry.batch and (window_s is None or now - entry.batch.at <= window_s)
+        ]
+        others = [entry for entry in held if entry not in sendable]
+        if self._refused_in_a_row < SUSPICIOUS:
+            return others + (sendable[-1:] or self._take(1, newest_first=True))
+        start = int(self._luck() * len(sendable))
+        return others + (self._take(1, newest_first=True) or sendable[start : start + 1])
 
     def _take(self, count: int, *, newest_first: bool) -> list[Entry]:
         return self._store.take(self._sink.name, self._consumer, count, newest_first=newest_first)
+
+    def _held(self) -> Iterator[list[Entry]]:
+        """What this consumer took and did not finish."""
+        after = b"0-0"
+        while page := self._store.read_pending(
+            self._sink.name, self._consumer, self._entries, after, self._known
+        ):
+            yield page
+            after = page[-1].id
 
     def _waiting(self, *, newest_first: bool) -> Iterator[list[Entry]]:
         # While boards are polled there is always something new; a short page is the end for now.
@@ -194,19 +228,8 @@ class Uploader:
 
     def _left(self) -> Iterator[list[Entry]]:
         """What this consumer took and did not finish, then what others abandoned."""
-        store, here, count = self._store, (self._sink.name, self._consumer), self._entries
-        after, mine = b"0", set[bytes]()
-        while page := store.read_pending(*here, count, after):
-            mine.update(entry.id for entry in page)
-            yield page
-            after = page[-1].id
-        # All others were settled after all (the answer was lost), dropped by the bound, or taken over.
-        self._known = {key: known for key, known in self._known.items() if key in mine}
-        while page := store.take_over(*here, count):
-            sent = [entry for entry in page if entry.was_sent]
-            again = sum(self._known_of(entry)[0].count(_OPEN) for entry in sent)
-            if again:
-                store.count_repeated(self._sink.name, again)
+        yield from self._held()
+        while page := self._store.take_over(self._sink.name, self._consumer, self._entries):
             yield page
 
     # --- one page ---------------------------------------------------------------------------------
@@ -214,76 +237,68 @@ class Uploader:
     def _deliver(self, entries: Sequence[Entry], now: float) -> Drained:
         """Sends what may be sent of some entries, and books what became of it."""
         wanted, fates = self._sift(entries, now)
-        mine = self._store.mark_sent(
-            self._sink.name, self._consumer, [entry.id for entry in wanted]
-        )
+        self._known = {entry.id: (_fates_of(entry), {}) for entry in wanted}
+        mine = self._store.mark_sent(self._sink.name, self._consumer, list(self._known))
         page = _Page()
         for entry in wanted:
             if entry.id in mine:
-                page.add(entry, *self._known_of(entry))
+                page.add(entry)
         stopped = self._send(page)
-        fates += self._fates(page, now)
-        self._store.settle(self._sink.name, [fate for fate in fates if fate.is_news])
-        for fate in fates:
-            self._known.pop(fate.entry.id, None)
-        if stopped is None or stopped.verdict is not Verdict.OK:
-            unfinished = [fate.entry.id for fate in fates if fate.fates]
-            self._store.release(self._sink.name, self._consumer, unfinished)
+        # Remembered first, in case that Redis does not answer: what was sent must not be sent again.
+        self._known |= {entry.id: known for entry, known in page.known()}
+        fates += [_fate(entry, *known, now) for entry, known in page.known()]
+        drained = self._book(fates)
+        return drained._replace(stopped=stopped or _ALL_WELL, is_done=stopped is not None)
+
+    def _catch_up(self, now: float) -> Drained:
+        """Tells Redis what became of the latest page, where it did not hear of it."""
+        if not self._known:
+            return Drained()
+        held = [entry for page in self._held() for entry in page]
+        # All others were settled after all (the answer was lost), dropped by the bound, or taken over.
+        return self._book(
+            [_fate(entry, *self._known[entry.id], now) for entry in held if entry.id in self._known]
+        )
+
+    def _book(self, fates: Sequence[Fate]) -> Drained:
+        self._store.settle(self._sink.name, self._consumer, fates, repeated=self._unsure)
+        self._known, self._unsure = {}, 0
         return Drained(
             sum(fate.accepted for fate in fates),
             sum(fate.expired for fate in fates),
             sum(len(fate.letters) for fate in fates),
-            stopped or _ALL_WELL,
-            is_done=stopped is not None,
         )
-
-    def _known_of(self, entry: Entry) -> _Known:
-        """What became of an entry's samples so far, and what was said of the dead that no book holds."""
-        return self._known.get(entry.id) or (entry.fates or bytes(entry.samples), {})
 
     def _sift(self, entries: Sequence[Entry], now: float) -> tuple[list[Entry], list[Fate]]:
         """The entries that may be sent, and the fates of those that may not."""
         wanted, fates = [], []
         window_s, future_s = self._sink.window_s, self._sink.future_s
         for entry in entries:
-            known, letters = self._known_of(entry)
+            known = _fates_of(entry)
             if entry.batch is None:
                 _log.error("upload.unreadable", sink=self._sink.name, entry=entry.id.decode())
                 fates.append(Fate(entry, dropped=known.count(_OPEN)))
                 continue
             ahead_s = entry.batch.at - now
             if window_s is not None and -ahead_s > window_s:
-                fates.append(_fate(entry, known, letters, now, expired=True))
+                fates.append(_fate(entry, known, {}, now, expired=True))
             elif future_s is not None and ahead_s > future_s:
                 why = f"It is {ahead_s:.0f} s in the future: was a clock set back?"
-                letters = letters | {i: why for i, fate in enumerate(known) if fate == _OPEN}
+                letters = {i: why for i, fate in enumerate(known) if fate == _OPEN}
                 known = known.replace(bytes([_OPEN]), bytes([_DEAD]))
                 fates.append(_fate(entry, known, letters, now))
             else:
                 wanted.append(entry)
         return wanted, fates
 
-    def _fates(self, page: "_Page", now: float) -> list[Fate]:
-        """What became of a page. It is remembered first, in case that Redis does not answer: what was sent
-        must not be sent again."""
-        fates = []
-        for entry, low, high in page.spans:
-            known = bytes(page.fates[low:high])
-            dead = [i for i in range(low, high) if i in page.letters] if page.letters else []
-            letters = {i - low: page.letters[i] for i in dead}
-            self._known[entry.id] = (known, letters)
-            fates.append(_fate(entry, known, letters, now))
-        return fates
-
     # --- sending ----------------------------------------------------------------------------------
 
     def _send(self, page: "_Page") -> Outcome | None:
         """Finds every sample's fate, or an answer that ends the round; None when the time was over."""
-        end = self._clock.monotonic() + ROUND_S
         work = page.open_runs()
         work.reverse()
         while work:
-            if self._clock.monotonic() > end or self._stop():
+            if self._is_over():
                 return None
             low, high = work.pop()
             if high - low > self._most:
@@ -291,46 +306,55 @@ class Uploader:
                 high = low + self._most
             outcome = self._try(page, low, high)
             low += outcome.accepted
-            if outcome.verdict is Verdict.OK:
-                self._most = min(2 * self._most, _ALL)
-                continue
-            if outcome.verdict not in (Verdict.BAD, Verdict.TOO_LARGE):
-                if outcome.is_unsure and outcome.tried:
-                    self._store.count_repeated(self._sink.name, outcome.tried)
-                return outcome
-            tried = min(max(outcome.tried, 1), high - low)
-            if tried == 1:
-                if self._refused_in_a_row >= SUSPICIOUS and not self._is_choosy(page, work):
-                    why = f"It refuses all that it is sent, the last sample so: {outcome.reason}"
-                    return outcome._replace(verdict=Verdict.BUSY, reason=why)
-                page.refuse(low, outcome.reason)
-                self._refused_in_a_row += 1
-                low += 1
-            else:
-                # It stays so small until something is accepted, also in the rounds to come.
-                self._most = tried // 2
             if low < high:
                 work.append((low, high))
+            if outcome.verdict is Verdict.OK:
+                self._most = min(2 * self._most, _ALL)
+            elif outcome.accepted and not outcome.tried:
+                continue  # its time was over, not its patience
+            elif outcome.verdict not in _REFUSALS:
+                return outcome
+            elif outcome.tried > 1:
+                # It stays so small until something is accepted, also in the rounds to come.
+                self._most = outcome.tried // 2
+            elif self._refused_in_a_row >= SUSPICIOUS and (why := self._doubt(page, work, outcome)):
+                return why
+            else:
+                page.refuse(low, outcome.reason)
+                self._refused_in_a_row += 1
+                low, high = work.pop()
+                if low + 1 < high:
+                    work.append((low + 1, high))
         return _ALL_WELL
 
     def _try(self, page: "_Page", low: int, high: int) -> Outcome:
         outcome = self._sink.send(page.samples[low:high])
+        assert 0 <= outcome.accepted <= outcome.accepted + outcome.tried <= high - low, outcome
+        assert (outcome.accepted == high - low) == (outcome.verdict is Verdict.OK), outcome
         if outcome.date is not None:
             self._skew_s = outcome.date - self._clock.now()
+        if outcome.is_unsure:
+            self._unsure += outcome.tried
         if outcome.accepted:
             page.accept(low, low + outcome.accepted)
             self._refused_in_a_row = 0
         return outcome
 
-    def _is_choosy(self, page: "_Page", work: list[tuple[int, int]]) -> bool:
-        """Whether the sink, which refused many in a row, takes the sample that is furthest from those."""
-        if not work:
-            return False
+    def _doubt(
+        self, page: "_Page", work: list[tuple[int, int]], refused: Outcome
+    ) -> Outcome | None:
+        """Whether the sink, which refused many in a row, refuses all: None if it takes the sample that is
+        furthest from those, else what ends the round."""
         low, high = work[0]
-        work[0] = (low, high - 1)
-        if low == high - 1:
-            work.pop(0)
-        return self._try(page, high - 1, high).verdict is Verdict.OK
+        is_last = len(work) == 1 and high - low == 1
+        other = refused if is_last else self._try(page, high - 1, high)
+        if other.verdict is Verdict.OK:
+            work[:1] = [(low, high - 1)] if high - low > 1 else []
+            return None
+        if other.verdict not in _REFUSALS:
+            return other
+        why = f"It refuses all that it is sent, the last sample so: {other.reason}"
+        return other._replace(verdict=Verdict.BUSY, reason=why)
 
     # --- what the sink is like --------------------------------------------------------------------
 
@@ -363,7 +387,7 @@ class Uploader:
             reason=stopped.reason,
             status=stopped.status,
             ok_at=now if took_something else before.ok_at if before is not None else None,
-            retry_at=now + wait_s if wait_s else None,
+            retry_at=self._clock.now() + wait_s if wait_s else None,
             skew_s=self._skew_s,
         )
         self._store.note_sink(self._sink.name, self._state)
@@ -393,14 +417,19 @@ class _Page:
         #: What was said of those that are dead, by their place.
         self.letters: dict[int, str] = {}
 
-    def add(self, entry: Entry, known: bytes, letters: dict[int, str]) -> None:
+    def add(self, entry: Entry) -> None:
         """One more entry, of whose samples some may have their fate already."""
         assert entry.batch is not None
         start = len(self.samples)
         self.samples += entry.batch.samples()
         self.spans.append((entry, start, len(self.samples)))
-        self.fates += known
-        self.letters.update({start + i: reason for i, reason in letters.items()})
+        self.fates += _fates_of(entry)
+
+    def known(self) -> Iterator[tuple[Entry, _Known]]:
+        """What became of each entry."""
+        for entry, low, high in self.spans:
+            dead = [i for i in range(low, high) if i in self.letters] if self.letters else []
+            yield entry, (bytes(self.fates[low:high]), {i - low: self.letters[i] for i in dead})
 
     def open_runs(self) -> list[tuple[int, int]]:
         """The stretches of samples that have no fate yet."""
@@ -414,11 +443,15 @@ class _Page:
         self.letters[place] = reason
 
 
+def _fates_of(entry: Entry) -> bytes:
+    return entry.fates or bytes(entry.samples)
+
+
 def _fate(
     entry: Entry, known: bytes, letters: dict[int, str], now: float, *, expired: bool = False
 ) -> Fate:
     """What is news of an entry, against what the books hold of it."""
-    before = entry.fates or bytes(entry.samples)
+    before = _fates_of(entry)
     fresh = [i for i in letters if before[i] != _DEAD]
     samples = entry.batch.samples() if entry.batch is not None and fresh else []
     is_open = _OPEN in known and not expired

@@ -116,7 +116,7 @@ def dead(store: Store, sink: str, count: int = 1) -> None:
     for number in range(count):
         queue(store, 1)
         (entry,) = store.take(sink, "me", 1, newest_first=True)
-        store.settle(sink, [Fate(entry, letters=(letter(number + 1),))])
+        store.settle(sink, "me", [Fate(entry, letters=(letter(number + 1),))])
 
 
 # --- uploading ----------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_xinfo_shows_the_equation_of_every_sink(
     store.join("file", 0)
     queue(store, 2, 3)
     one, _ = store.take("dd", "me", 9)
-    store.settle("dd", accepted(one))
+    store.settle("dd", "me", accepted(one))
     store.count_repeated("dd", 2)
     lines = say("xinfo").splitlines()
     assert lines[0] == "length: 2"

@@ -108,8 +108,10 @@ def world(own_redis: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         made.collector()
         made.store.join("datadog", made.now)
         made.samples(devices[0], 5)
-        entries = made.store.take("datadog", "u", 9)
-        made.store.settle("datadog", [Fate(entry, accepted=entry.samples) for entry in entries])
+        entries = made.store.take("datadog", "me", 9)
+        made.store.settle(
+            "datadog", "me", [Fate(entry, accepted=entry.samples) for entry in entries]
+        )
         made.note("datadog", ok_at=made.now)
         yield made
 
@@ -248,15 +250,15 @@ def nobody_uploads(world: World) -> None:
 def a_forgotten_sink(world: World) -> None:
     world.store.join("file", world.now)
     world.samples(world.store.device("porch"), 3, age_s=900)
-    entries = world.store.take("datadog", "u", 9)
-    world.store.settle("datadog", [Fate(entry, accepted=entry.samples) for entry in entries])
+    entries = world.store.take("datadog", "me", 9)
+    world.store.settle("datadog", "me", [Fate(entry, accepted=entry.samples) for entry in entries])
 
 
 def a_dead_letter(world: World) -> None:
     world.samples(world.store.device("porch"), 1)
-    (entry,) = world.store.take("datadog", "u", 9)
+    (entry,) = world.store.take("datadog", "me", 9)
     letter = DeadLetter(Sample("esp32.up", 1.0, 5.0, ()), "It is no good.", world.now)
-    world.store.settle("datadog", [Fate(entry, letters=(letter,))])
+    world.store.settle("datadog", "me", [Fate(entry, letters=(letter,))])
 
 
 def an_intake_with_another_time(world: World) -> None:

@@ -108,7 +108,7 @@ def test_an_uploader_that_holds_everything_does_not_undo_the_bound(
     assert books(store).queued == 25
     queue(store, 1)
     assert books(store) == Books(collected=26, dropped=10, queued=16)
-    assert store.settle("dd", accepted(one)) == 0
+    assert store.settle("dd", "me", accepted(one)) == 0
     assert store.read_pending("dd", "me", 9) == [two, three]
     assert books(store) == Books(collected=26, dropped=10, queued=16)
 
@@ -121,7 +121,7 @@ def test_what_was_abandoned_is_in_nobodys_hands(
     store.join("dd", NOW)
     queue(store, 10, 10)
     one, two = store.take("dd", "gone", 9)
-    store.settle("dd", [Fate(one, accepted=4, fates=b"\1" * 4 + bytes(6))])
+    store.settle("dd", "gone", [Fate(one, accepted=4, fates=b"\1" * 4 + bytes(6))])
     grow_old(raw, "dd", one, two)
     queue(store, 1)
     assert books(store) == Books(collected=21, accepted=4, dropped=6, queued=11)
@@ -201,12 +201,12 @@ def test_an_entry_leaves_only_when_it_was_settled(store: Store) -> None:
     store.join("dd", NOW)
     queue(store, 1, 2, 3)
     one, two, three = store.take("dd", "me", 9)
-    assert store.settle("dd", []) == 0
-    assert store.settle("dd", accepted(two)) == 1
+    assert store.settle("dd", "me", []) == 0
+    assert store.settle("dd", "me", accepted(two)) == 1
     assert store.read_pending("dd", "me", 9) == [one, three]
     assert store.read_pending("dd", "me", 9, after=one.id) == [three]
-    assert store.settle("dd", [*accepted(one, two), Fate(three, expired=3)]) == 2
-    assert store.settle("dd", accepted(one, two, three)) == 0
+    assert store.settle("dd", "me", [*accepted(one, two), Fate(three, expired=3)]) == 2
+    assert store.settle("dd", "me", accepted(one, two, three)) == 0
     assert books(store) == Books(collected=6, accepted=3, expired=3)
     assert store.read_pending("dd", "me", 9) == []
     assert store.ledger().queue == Queue(collected=6)
@@ -219,14 +219,14 @@ def test_two_sinks_do_not_wait_for_each_other(store: Store, raw: redis.Redis) ->
     queue(store, 1, 2)
     store.join("file", NOW)
     entries = store.take("dd", "me", 9)
-    store.settle("dd", accepted(*entries))
+    store.settle("dd", "me", accepted(*entries))
     assert (books(store).accepted, books(store, "file").queued) == (3, 3)
     assert store.stream_info()["length"] == 2
     one, two = store.take("file", "me", 9)
-    store.settle("file", [Fate(one, dropped=1)])
+    store.settle("file", "me", [Fate(one, dropped=1)])
     assert sizes(store.read_pending("file", "me", 9)) == [2]
     assert store.stream_info()["length"] == 1
-    store.settle("file", accepted(two))
+    store.settle("file", "me", accepted(two))
     assert books(store) == Books(collected=3, accepted=3)
     assert books(store, "file") == Books(collected=3, accepted=2, dropped=1)
     assert store.stream_info()["length"] == raw.xlen(STREAM) == 0
@@ -238,13 +238,15 @@ def test_an_unfinished_entry_remembers_what_became_of_its_samples(store: Store) 
     queue(store, 4)
     (entry,) = store.take("dd", "me", 9)
     dead = letter(1)
-    assert store.settle("dd", [Fate(entry, accepted=1, letters=(dead,), fates=b"\1\2\0\0")]) == 0
+    assert (
+        store.settle("dd", "me", [Fate(entry, accepted=1, letters=(dead,), fates=b"\1\2\0\0")]) == 0
+    )
     assert books(store) == Books(collected=4, accepted=1, dead=1, queued=2)
     store.leave("dd", "me")
     (again,) = store.take_over("dd", "you", 9)
     assert again.fates == b"\1\2\0\0"
     assert store.read_pending("dd", "you", 9) == [again]
-    assert store.settle("dd", [Fate(again, accepted=2)]) == 1
+    assert store.settle("dd", "you", [Fate(again, accepted=2)]) == 1
     assert books(store) == Books(collected=4, accepted=3, dead=1)
     assert store.stream_info()["length"] == 0
     assert not store._redis.exists("espnet:parts:dd")
@@ -259,7 +261,7 @@ def test_entries_that_the_bound_dropped_while_they_were_sent_stay_dropped(
     queue(store, 2, 3)
     gone, kept = store.take("dd", "me", 9)
     queue(store, 2)
-    assert store.settle("dd", accepted(gone)) == 0
+    assert store.settle("dd", "me", accepted(gone)) == 0
     assert books(store) == Books(collected=7, dropped=2, queued=5)
     assert store.read_pending("dd", "me", 9) == [kept]
     queue(store, 5, 5)
@@ -280,7 +282,9 @@ def test_what_cannot_be_read_is_still_an_entry(store: Store, raw: redis.Redis) -
     good, bad, odd = store.take("dd", "me", 9)
     assert (good.batch is None, bad.batch, odd.batch) == (False, None, None)
     assert sizes([bad, odd]) == [3, 2]
-    assert store.settle("dd", [Fate(bad, dropped=3), Fate(odd, dropped=2), *accepted(good)]) == 3
+    assert (
+        store.settle("dd", "me", [Fate(bad, dropped=3), Fate(odd, dropped=2), *accepted(good)]) == 3
+    )
     assert store.stream_info()["length"] == 0
 
 
@@ -313,7 +317,7 @@ def test_what_was_abandoned_is_taken_over_after_its_time(store: Store, raw: redi
     assert store.take_over("dd", "me", 9) == [one, two]
     assert store.read_pending("dd", "gone", 9) == []
     assert store.take_over("dd", "you", 9) == []
-    assert store.settle("dd", accepted(one, two)) == 2
+    assert store.settle("dd", "me", accepted(one, two)) == 2
 
 
 def test_who_reads_on_is_not_replaced(store: Store, raw: redis.Redis) -> None:
@@ -337,7 +341,10 @@ def test_what_may_have_been_sent_says_so_to_whoever_takes_it_over(
     assert store.mark_sent("dd", "gone", []) == set()
     assert store.mark_sent("dd", "gone", [entries[1].id]) == {entries[1].id}
     grow_old(raw, "dd", *entries)
-    assert [entry.was_sent for entry in store.take_over("dd", "me", 9)] == [False, True, False]
+    assert store.take_over("dd", "me", 9) == entries
+    assert books(store).repeated == 2
+    assert store.read_pending("dd", "me", 9) == entries
+    assert books(store).repeated == 2
 
 
 def test_only_whose_an_entry_is_may_send_it(store: Store, raw: redis.Redis) -> None:
@@ -347,22 +354,22 @@ def test_only_whose_an_entry_is_may_send_it(store: Store, raw: redis.Redis) -> N
     one, two, three = store.take("dd", "slow", 9)
     grow_old(raw, "dd", one)
     store.take_over("dd", "me", 9)
-    store.settle("dd", accepted(two))
+    assert store.settle("dd", "slow", accepted(one, two)) == 1
     assert store.mark_sent("dd", "slow", [one.id, two.id, three.id]) == {three.id}
     assert store.mark_sent("dd", "me", [one.id]) == {one.id}
 
 
-def test_what_is_released_is_anybodys_and_was_not_sent(store: Store) -> None:
+def test_what_came_to_nothing_is_anybodys_and_was_not_sent(store: Store) -> None:
     """An uploader whose sink refused everything leaves nothing in doubt, and may have it again itself."""
     store.join("dd", NOW)
     queue(store, 1, 2)
     one, two = store.take("dd", "me", 9)
     store.mark_sent("dd", "me", [one.id, two.id])
-    store.release("dd", "me", [])
-    store.release("dd", "me", [one.id])
-    assert store.read_pending("dd", "me", 9) == [one, two]
-    store.release("dd", "me", [one.id])
+    assert store.settle("dd", "me", [Fate(one, fates=bytes(1))]) == 0
+    assert store.read_pending("dd", "me", 9, known=[two.id]) == [one, two]
+    assert store.settle("dd", "me", [Fate(one, fates=bytes(1))]) == 0
     assert store.take_over("dd", "you", 9) == [one]
+    assert books(store).repeated == 0
 
 
 def test_who_leaves_in_order_is_replaced_at_once_and_forgotten(store: Store) -> None:

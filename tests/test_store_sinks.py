@@ -18,7 +18,7 @@ def bury_one(store: Store, reason: str = "It is not liked.", sink: str = "dd") -
     store.join(sink, NOW)
     queue(store, 1)
     (entry,) = store.take(sink, "me", 9)
-    store.settle(sink, [Fate(entry, letters=(letter(reason=reason),))])
+    store.settle(sink, "me", [Fate(entry, letters=(letter(reason=reason),))])
 
 
 # --- what is told ---------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_past_their_bound_the_oldest_dead_letters_go_and_are_counted(store: Stor
     queue(store, MAX_LETTERS + 1)
     (entry,) = store.take("dd", "me", 9)
     assert entry.batch is not None
-    store.settle("dd", [Fate(entry, letters=tuple(letter(n) for n in range(entry.samples)))])
+    store.settle("dd", "me", [Fate(entry, letters=tuple(letter(n) for n in range(entry.samples)))])
     found = store.letters()
     assert len(found) == MAX_LETTERS
     assert (found[0].sink, found[0].letter) == ("dd", letter(1))
@@ -118,7 +118,7 @@ def test_a_letter_of_a_settled_entry_is_nobodys_twice(store: Store) -> None:
     queue(store, 1)
     (entry,) = store.take("dd", "me", 9)
     fates = [Fate(entry, letters=(letter(),))]
-    assert [store.settle("dd", fates), store.settle("dd", fates)] == [1, 0]
+    assert [store.settle("dd", "me", fates), store.settle("dd", "me", fates)] == [1, 0]
     assert [row.letter for row in store.letters()] == [letter()]
 
 
@@ -131,8 +131,8 @@ def test_a_forgotten_sink_leaves_nothing_behind(store: Store, raw: redis.Redis) 
     queue(store, 1, 2, 3)
     store.join("file", NOW)
     one, two, _ = store.take("file", "me", 2) + store.take("dd", "me", 1)
-    store.settle("file", [Fate(one, letters=(letter(),))])
-    store.settle("file", [Fate(two, accepted=1, fates=b"\1\0")])
+    store.settle("file", "me", [Fate(one, letters=(letter(),))])
+    store.settle("file", "me", [Fate(two, accepted=1, fates=b"\1\0")])
     store.note_sink("file", SinkState(state="ok", at=NOW, since=NOW, uploader="me"))
     assert store.forget_sink("file")
     assert not store.forget_sink("file")
@@ -150,7 +150,7 @@ def test_what_only_a_forgotten_sink_waited_for_goes_with_it(store: Store, raw: r
     store.join("file", NOW)
     queue(store, *[1] * 501, 2)
     entries = store.take("dd", "me", 999)
-    store.settle("dd", accepted(*entries[:-1]))
+    store.settle("dd", "me", accepted(*entries[:-1]))
     assert store.stream_info()["length"] == 502
     assert store.forget_sink("file")
     assert store.stream_info()["length"] == 1
@@ -165,7 +165,7 @@ def test_the_last_sink_that_is_forgotten_leaves_the_samples(store: Store) -> Non
     store.join("dd", NOW)
     queue(store, 1, 2)
     (entry,) = store.take("dd", "me", 1)
-    store.settle("dd", accepted(entry))
+    store.settle("dd", "me", accepted(entry))
     assert store.forget_sink("dd")
     assert store.ledger() == (store.ledger().queue, ())
     assert store.ledger().queue.queued == 2
@@ -179,14 +179,14 @@ def test_the_history_alone_does_not_use_samples_up(store: Store) -> None:
     store.join(HISTORY, NOW)
     queue(store, 1, 2)
     one, two = store.take(HISTORY, "me", 9)
-    assert store.settle(HISTORY, accepted(one)) == 1
+    assert store.settle(HISTORY, "me", accepted(one)) == 1
     assert store.stream_info()["length"] == 2
-    assert store.settle(HISTORY, accepted(two), keep=False) == 1
+    assert store.settle(HISTORY, "me", accepted(two), keep=False) == 1
     assert store.stream_info()["length"] == 1
     store.join("dd", NOW)
     assert books(store) == Books(collected=1, queued=1)
     queue(store, 3)
-    store.settle("dd", accepted(*store.take("dd", "me", 9)))
+    store.settle("dd", "me", accepted(*store.take("dd", "me", 9)))
     assert sizes(store.take(HISTORY, "me", 9)) == [3]
     assert store.forget_sink("dd")
     assert store.stream_info()["length"] == 1
@@ -218,30 +218,35 @@ class Model:
         self.store, self.sink = store, sink
         self.open: dict[bytes, int] = {}
         self.books = dict.fromkeys(("collected", "accepted", "expired", "dead", "dropped"), 0)
-        self.held: dict[bytes, Entry] = {}
+        self.held: dict[bytes, tuple[str, Entry]] = {}
 
     def queued(self, entry_id: bytes, samples: int) -> None:
         self.open[entry_id] = samples
         self.books["collected"] += samples
 
-    def hold(self, entries: list[Entry]) -> None:
+    def hold(self, who: str, entries: list[Entry]) -> None:
         for entry in entries:
             assert (entry.fates or bytes(entry.samples)).count(0) == self.open[entry.id]
-            self.held[entry.id] = entry
+            self.held[entry.id] = (who, entry)
 
-    def settle(self, luck: random.Random, entry: Entry) -> None:
+    def leave(self, who: str) -> None:
+        self.store.leave(self.sink, who)
+        self.held = {key: held for key, held in self.held.items() if held[0] != who}
+
+    def settle(self, luck: random.Random, who: str, entry: Entry) -> None:
         """Some or all of what is open gets a fate, at random."""
         known = bytearray(entry.fates or bytes(entry.samples))
         places = [place for place, fate in enumerate(known) if not fate]
         some = places[: luck.randint(0, len(places))] if luck.random() < 0.4 else places
         counts = {"accepted": 0, "expired": 0, "dropped": 0, "dead": 0}
         for place in some:
-            fate = luck.choice([*counts])
-            counts[fate] += 1
-            known[place] = 2 if fate == "dead" else 1
+            end = luck.choice([*counts])
+            counts[end] += 1
+            known[place] = 2 if end == "dead" else 1
         letters = tuple(letter(n) for n in range(counts.pop("dead")))
         fates = bytes(known) if 0 in known else b""
-        done = self.store.settle(self.sink, [Fate(entry, **counts, letters=letters, fates=fates)])
+        fate = Fate(entry, **counts, letters=letters, fates=fates)
+        done = self.store.settle(self.sink, who, [fate])
         if entry.id not in self.open:  # the bound has dropped it
             assert not done
             return
@@ -252,7 +257,7 @@ class Model:
         if not fates:
             del self.open[entry.id]
         else:
-            self.held[entry.id] = entry._replace(fates=fates)
+            self.held[entry.id] = (who, entry._replace(fates=fates))
 
     def check(self, in_stream: set[bytes]) -> None:
         for entry_id in set(self.open) - in_stream:
@@ -287,26 +292,24 @@ def test_the_books_balance_after_every_step(
                             each.queued(entry_id, int(fields[b"n"]))
                 collected += size
             case "take":
-                model.hold(
-                    store.take(
-                        model.sink, who, luck.randint(1, 4), newest_first=luck.random() < 0.5
-                    )
-                )
+                is_newest = luck.random() < 0.5
+                found = store.take(model.sink, who, luck.randint(1, 4), newest_first=is_newest)
+                model.hold(who, found)
             case "settle" if model.held:
-                model.settle(luck, model.held.pop(luck.choice([*model.held])))
+                model.settle(luck, *model.held.pop(luck.choice([*model.held])))
             case "other":
                 match luck.randrange(4):
                     case 0:
-                        model.hold(store.read_pending(model.sink, who, 9))
+                        model.hold(who, store.read_pending(model.sink, who, 9))
                     case 1:
-                        model.hold(store.take_over(model.sink, who, 9))
+                        model.hold(who, store.take_over(model.sink, who, 9))
                     case 2:
-                        store.leave(model.sink, who)
+                        model.leave(who)
                     case _:
                         rows = store._redis.xpending_range(STREAM, model.sink, "-", "+", 9)
                         gone = [
                             e
-                            for e in model.held.values()
+                            for _, e in model.held.values()
                             if e.id in {r["message_id"] for r in rows}
                         ]
                         grow_old(raw, model.sink, *gone)

@@ -20,6 +20,7 @@ local locks = {}
 for i = 1, polls do locks[i] = PREFIX .. 'lock:' .. ARGV[FIRST + (i - 1) * FIELDS] end
 local held = redis.call('MGET', unpack(locks))
 
+write_off()
 local lost, release, dates, readings, faults, healed, memory = {}, {}, {}, {}, {}, {}, {}
 local collected, refused, bytes, first = 0, 0, 0, nil
 for i = 1, polls do
@@ -95,8 +96,8 @@ local function drop(id, samples, size)
     if row or is_in(ranges[sink], id) then waiting[#waiting + 1] = sink end
   end
   for _, sink in ipairs(waiting) do
-    redis.pcall('XACK', SAMPLES, sink, id)
     local left = samples - finished(sink, id)
+    acknowledge(sink, id)
     redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'dropped', left)
     redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', -left)
   end
@@ -115,7 +116,7 @@ while looks < LOOKS and drops < DROPS do
     if queued <= most_samples and bytes <= most_bytes then return lost end
     if has_spared and entry[1] == first then return lost end
     looks = looks + 1
-    if drop(entry[1], tonumber(entry[2][2]), #entry[2][4] + OVERHEAD) then drops = drops + 1 end
+    if drop(entry[1], samples_of(entry), bytes_of(entry) + OVERHEAD) then drops = drops + 1 end
     from = '(' .. entry[1]
   end
 end

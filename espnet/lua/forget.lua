@@ -1,4 +1,4 @@
--- Forgets a sink with its books; lets go of what only it waited for, a part at a time.
+-- Forgets a sink with its books and its dead letters; lets go of what only it waited for, a part at a time.
 -- (sinks.lua comes before this.)
 --
 -- ARGV  2 sink   3 id after which to go on   4 most entries to look at
@@ -11,12 +11,15 @@ if ARGV[3] == '0-0' then
   redis.pcall('XGROUP', 'DESTROY', SAMPLES, sink)
   redis.call('DEL', PREFIX .. 'waiting:' .. sink, PREFIX .. 'books:' .. sink, PREFIX .. 'parts:' .. sink)
   redis.call('HDEL', PREFIX .. 'sink_states', sink)
+  for _, row in ipairs(redis.call('XRANGE', PREFIX .. 'dead', '-', '+')) do
+    if row[2][2] == sink then redis.call('XDEL', PREFIX .. 'dead', row[1]) end
+  end
 end
 local others = others_than('')
 -- The last real sink leaves samples to the next one.
 if #others == 0 or (#others == 1 and others[1][1] == HISTORY) then return '' end
 local rows = redis.call('XRANGE', SAMPLES, '(' .. ARGV[3], '+', 'COUNT', ARGV[4])
 for _, row in ipairs(rows) do
-  let_go('', others, row[1], tonumber(row[2][2]), #row[2][4], '0')
+  let_go('', others, row[1], samples_of(row), bytes_of(row), '0')
 end
 return rows[1] and rows[#rows][1] or ''

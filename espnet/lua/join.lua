@@ -2,23 +2,26 @@
 --
 -- ARGV  2 sink   3 now, Unix seconds
 --
--- Where the stream was taken away under a sink, what waited in it is in the books as dropped.
+-- What was taken away from the stream by hand is in the books as dropped. Where the sink's group was, all that
+-- is in the stream goes to it again, and is booked as repeated.
 -- Returns 1 if the sink is new.
 local sink, is_new = ARGV[2], redis.call('HEXISTS', SINKS, ARGV[2]) == 0
-local books, waiting = PREFIX .. 'books:' .. sink, PREFIX .. 'waiting:' .. sink
-if is_new then redis.pcall('XGROUP', 'DESTROY', SAMPLES, sink) end
-local made = redis.pcall('XGROUP', 'CREATE', SAMPLES, sink, '0', 'MKSTREAM')
-if made.err then
-  if string.find(made.err, 'BUSYGROUP') then return 0 end
-  return made
+local books = PREFIX .. 'books:' .. sink
+write_off()
+if is_new then
+  redis.pcall('XGROUP', 'DESTROY', SAMPLES, sink)
+  redis.call('DEL', books)
 end
-if redis.call('XLEN', SAMPLES) == 0 then redis.call('HSET', BOOKS, 'queued', 0, 'bytes', 0) end
+local problem = open_group(sink)
+if problem then
+  if string.find(problem.err, 'BUSYGROUP') then return 0 end
+  return problem
+end
 local queued = tonumber(redis.call('HGET', BOOKS, 'queued') or '0')
-local lost = tonumber(redis.call('HGET', books, 'queued') or '0')
-redis.call('HINCRBY', books, 'collected', queued)
-redis.call('HINCRBY', books, 'dropped', lost)
+local more = queued - tonumber(redis.call('HGET', books, 'queued') or '0')
+redis.call('HINCRBY', books, 'collected', math.max(more, 0))
+redis.call('HINCRBY', books, 'dropped', math.max(-more, 0))
 redis.call('HSET', books, 'queued', queued)
-redis.call('DEL', waiting)
-redis.call('RPUSH', waiting, '0-0 +')
+if not is_new then redis.call('HINCRBY', books, 'repeated', queued) end
 redis.call('HSETNX', SINKS, sink, ARGV[3])
 return is_new and 1 or 0

@@ -15,6 +15,10 @@ local function parts(id)
   return tonumber(ms), tonumber(number)
 end
 
+-- What an entry says of itself; what nobody of us queued may say nothing.
+local function samples_of(row) return tonumber(row[2][2]) or 0 end
+local function bytes_of(row) return #(row[2][4] or '') end
+
 -- The ranges of a sink, each {FROM, TO, and both as numbers}.
 local function ranges_of(sink)
   local ranges = {}
@@ -44,14 +48,46 @@ local function taken(sink, id)
   return not rows.err and rows[1] or nil
 end
 
--- How many samples of an unfinished entry have their fate and are in the books; that is forgotten here.
+-- How many samples of an unfinished entry have their fate and are in the books.
 local function finished(sink, id)
-  local key = PREFIX .. 'parts:' .. sink
-  local fates = redis.call('HGET', key, id)
+  local fates = redis.call('HGET', PREFIX .. 'parts:' .. sink, id)
   if not fates then return 0 end
-  redis.call('HDEL', key, id)
   local _, open = string.gsub(fates, '%z', '')
   return #fates - open
+end
+
+-- Takes an entry out of a sink's hands and forgets what became of its parts; whether it was in them.
+local function acknowledge(sink, id)
+  redis.call('HDEL', PREFIX .. 'parts:' .. sink, id)
+  local done = redis.pcall('XACK', SAMPLES, sink, id)
+  return done == 1
+end
+
+-- Makes a sink's group; all that is in the stream waits for it. Returns the error where there is one.
+local function open_group(sink)
+  local made = redis.pcall('XGROUP', 'CREATE', SAMPLES, sink, '0', 'MKSTREAM')
+  if made.err then return made end
+  redis.call('DEL', PREFIX .. 'waiting:' .. sink, PREFIX .. 'parts:' .. sink)
+  redis.call('RPUSH', PREFIX .. 'waiting:' .. sink, '0-0 +')
+end
+
+-- Where the stream is empty or gone, what the books hold of it was taken away by hand: that is dropped.
+local function write_off()
+  if redis.call('XLEN', SAMPLES) > 0 then return end
+  local is_gone = redis.call('EXISTS', SAMPLES) == 0
+  local function drop_queued(books)
+    local lost = tonumber(redis.call('HGET', books, 'queued') or '0')
+    if lost ~= 0 then
+      redis.call('HINCRBY', books, 'dropped', lost)
+      redis.call('HSET', books, 'queued', 0)
+    end
+  end
+  for _, sink in ipairs(redis.call('HKEYS', SINKS)) do
+    drop_queued(PREFIX .. 'books:' .. sink)
+    if is_gone then open_group(sink) end
+  end
+  drop_queued(BOOKS)
+  redis.call('HDEL', BOOKS, 'bytes')
 end
 
 -- The other sinks with their ranges: what an entry must not be waited for by, to be let go.

@@ -52,18 +52,17 @@ else
     for _, rest in ipairs(cut(range)) do left[#left + 1] = rest end
   end
 end
-if #found == 0 then return found end
-
-local ids = {}
-for i, row in ipairs(found) do ids[i] = row[1] end
-local claim = {'XCLAIM', SAMPLES, sink, consumer, 0}
-for _, id in ipairs(ids) do claim[#claim + 1] = id end
-for _, word in ipairs({'RETRYCOUNT', 0, 'FORCE', 'JUSTID', 'LASTID', ids[#ids]}) do
-  claim[#claim + 1] = word
+if #found > 0 then
+  local claim = {'XCLAIM', SAMPLES, sink, consumer, 0}
+  for _, row in ipairs(found) do claim[#claim + 1] = row[1] end
+  for _, word in ipairs({'RETRYCOUNT', 0, 'FORCE', 'JUSTID', 'LASTID', found[#found][1]}) do
+    claim[#claim + 1] = word
+  end
+  redis.call(unpack(claim))
 end
-redis.call(unpack(claim))
-
-local key = PREFIX .. 'waiting:' .. sink
-redis.call('DEL', key)
-for _, range in ipairs(left) do redis.call('RPUSH', key, range[1] .. ' ' .. range[2]) end
+if #found > 0 or #left < #ranges then
+  local key = PREFIX .. 'waiting:' .. sink
+  redis.call('DEL', key)
+  for _, range in ipairs(left) do redis.call('RPUSH', key, range[1] .. ' ' .. range[2]) end
+end
 return found

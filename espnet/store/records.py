@@ -79,8 +79,7 @@ class Entry(NamedTuple):
     """One poll's samples on the stream; ``size`` is that of the encoded batch in bytes.
 
     ``batch`` None cannot be read. ``fates`` are those of its samples so far, a byte each, zero where
-    there is none yet; empty where all are open. ``was_sent``: whoever had it before may have sent
-    what was open, and did not live to say so.
+    there is none yet; empty where all are open.
     """
 
     id: bytes
@@ -88,7 +87,6 @@ class Entry(NamedTuple):
     size: int
     batch: SampleBatch | None
     fates: bytes = b""
-    was_sent: bool = False
 
 
 class Fate(NamedTuple):
@@ -103,11 +101,6 @@ class Fate(NamedTuple):
     dropped: int = 0
     letters: tuple[DeadLetter, ...] = ()
     fates: bytes = b""
-
-    @property
-    def is_news(self) -> bool:
-        """Whether the store does not know it yet."""
-        return not self.fates or self.fates != self.entry.fates
 
 
 class SinkBooks(NamedTuple):

@@ -1,6 +1,6 @@
 """The stream of samples on their way to the sinks, and the books about it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
@@ -27,6 +27,8 @@ from espnet.store.records import (
 
 #: As if nobody had touched it for a day: whoever asks for abandoned entries gets it.
 _LONG_AGO_MS = 24 * 3_600_000
+#: Before the first entry of a stream.
+_START = b"0-0"
 #: A consumer that holds nothing and says nothing for so long is forgotten.
 _FORGOTTEN_MS = 3_600_000
 #: Entries of one step of what may take many: no script may hold Redis up for long.
@@ -46,9 +48,10 @@ class Samples(Connection):
         super().__init__(*args, **kwargs)
         self._join = self._script("sinks", "join")
         self._take = self._script("sinks", "take")
+        self._hold = self._script("sinks", "hold")
         self._mark = self._script("sinks", "mark")
         self._settle = self._script("sinks", "settle")
-        self._tidy = self._script("sinks", "tidy")
+        self._leave = self._script("sinks", "leave")
         self._bury = self._script("sinks", "bury")
         self._all_books = self._script("sinks", "books")
         self._forget = self._script("sinks", "forget")
@@ -63,15 +66,13 @@ class Samples(Connection):
 
     @translated
     def forget_sink(self, sink: str) -> bool:
-        """Forgets a sink, its books and what only it waited for; False if there is no such sink."""
+        """Forgets a sink, its books, its dead letters and what only it waited for; False if there is no
+        such sink."""
         after: bytes | None = self._forget(args=[self.prefix, sink, "0-0", _STEP])
         if after is None:
             return False
         while after:
             after = self._forget(args=[self.prefix, sink, after, _STEP])
-        ids = [letter.id for letter in self.letters() if letter.sink == sink]
-        if ids:
-            self._redis.xdel(self._dead, *ids)
         return True
 
     # --- reading ----------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ class Samples(Connection):
         They are the oldest of all, or the newest ones. What is taken is the consumer's for `HELD_S`.
         """
         args = [self.prefix, sink, consumer, count, int(newest_first)]
-        return [_entry(row_id, fields) for row_id, fields in self._take(args=args)]
+        return [_entry(*row) for row in self._take(args=args)]
 
     @translated
     def oldest_waiting(self, sink: str) -> Entry | None:
@@ -95,46 +96,35 @@ class Samples(Connection):
             stop = end if end == b"+" else b"(" + end
             rows = self._redis.xrange(self._samples, b"(" + start, stop, count=1)
             if rows:
-                return _entry(*rows[0])
+                row_id, fields = rows[0]
+                return _entry(row_id, [part for pair in fields.items() for part in pair])
         return None
 
     @translated
     def read_pending(
-        self, sink: str, consumer: str, count: int, after: bytes = b"0"
+        self,
+        sink: str,
+        consumer: str,
+        count: int,
+        after: bytes = _START,
+        known: Collection[bytes] = (),
     ) -> list[Entry]:
-        """What this consumer took and did not settle, oldest first; it is its own anew."""
-        while True:
-            answer = self._redis.xreadgroup(sink, consumer, {self._samples: after}, count=count)
-            rows = answer[0][1] if answer else []
-            found = self._present(sink, rows)
-            if found or not rows:
-                return found
-            after = rows[-1][0]
+        """What this consumer took and did not settle, oldest first; it is its own anew.
+
+        ``known`` are ids of which it knows whether they were sent. What was marked of all others may be
+        sent twice now, and is booked so.
+        """
+        args = [self.prefix, sink, consumer, count, after, 0, *known]
+        return [_entry(*row) for row in self._hold(args=args)]
 
     @translated
     def take_over(self, sink: str, consumer: str, count: int) -> list[Entry]:
-        """What other consumers took and left lying for `HELD_S`, or handed back."""
-        cursor: bytes | str = "0-0"
-        while True:
-            cursor, rows, *_ = self._redis.xautoclaim(
-                self._samples,
-                sink,
-                consumer,
-                min_idle_time=int(HELD_S * 1000),
-                start_id=cursor,
-                count=count,
-            )
-            found = self._present(sink, rows)
-            if found or cursor == b"0-0":
-                break
-        if not found:
-            return []
-        # One delivery is the one just now: who had it before never sent it, or handed it back.
-        held = self._redis.xpending_range(
-            self._samples, sink, found[0].id, found[-1].id, len(found), consumername=consumer
-        )
-        sent = {row["message_id"] for row in held if row["times_delivered"] > 1}
-        return [entry._replace(was_sent=entry.id in sent) for entry in found]
+        """What other consumers took and left lying for `HELD_S`, or handed back.
+
+        What they marked may be sent twice now, and is booked so.
+        """
+        args = [self.prefix, sink, consumer, count, "", int(HELD_S * 1000)]
+        return [_entry(*row) for row in self._hold(args=args)]
 
     @translated
     def mark_sent(self, sink: str, consumer: str, ids: Sequence[bytes]) -> set[bytes]:
@@ -147,44 +137,36 @@ class Samples(Connection):
     # --- ends -------------------------------------------------------------------------------------
 
     @translated
-    def settle(self, sink: str, fates: Sequence[Fate], *, keep: bool = True) -> int:
-        """Books what became of samples, ends the entries that are finished, and removes those of them that
-        no other sink waits for, atomically.
+    def settle(
+        self,
+        sink: str,
+        consumer: str,
+        fates: Sequence[Fate],
+        *,
+        repeated: int = 0,
+        keep: bool = True,
+    ) -> int:
+        """Books what became of samples, ends the entries that are finished, removes those of them that no
+        other sink waits for, and gives back the others, which anybody may have at once; atomically.
 
-        Returns how many were finished: one that somebody else settled, or the bound dropped, is none.
-        ``keep``: the history alone does not use samples up.
+        Returns how many were finished: one that is not the consumer's any more, or that the bound
+        dropped, is none. ``repeated`` samples may get to the sink twice. ``keep``: the history alone does
+        not use samples up.
         """
-        if not fates:
+        if not fates and not repeated:
             return 0
-        args: list[Any] = [self.prefix, sink, MAX_LETTERS, int(keep)]
+        args: list[Any] = [self.prefix, sink, consumer, MAX_LETTERS, int(keep), repeated]
         for entry, accepted, expired, dropped, letters, open_ones in fates:
             args += (entry.id, entry.samples, entry.size, accepted, expired, dropped)
             args += (len(letters), open_ones, *map(encode, letters))
         return cast(int, self._settle(args=args))
 
     @translated
-    def release(self, sink: str, consumer: str, ids: Sequence[bytes]) -> None:
-        """Gives back what was taken and is not with the sink: anybody may have it at once."""
-        if ids:
-            self._redis.xclaim(
-                self._samples,
-                sink,
-                consumer,
-                0,
-                list(ids),
-                idle=_LONG_AGO_MS,
-                retrycount=0,
-                justid=True,
-            )
-
-    @translated
     def leave(self, sink: str, consumer: str) -> None:
         """At an orderly stop: gives back all that this consumer holds, and forgets it."""
-        while rows := self._redis.xpending_range(
-            self._samples, sink, min="-", max="+", count=_STEP, consumername=consumer
-        ):
-            self.release(sink, NOBODY, [row["message_id"] for row in rows])
-        self._tidy(args=[self.prefix, sink, consumer, _FORGOTTEN_MS])
+        args = [self.prefix, sink, consumer, NOBODY, _LONG_AGO_MS, _STEP, _FORGOTTEN_MS]
+        while self._leave(args=args) == _STEP:
+            pass
 
     @translated
     def count_repeated(self, sink: str, samples: int) -> None:
@@ -257,33 +239,22 @@ class Samples(Connection):
             start = "(" + rows[-1]["message_id"].decode()
         return list(found.values())
 
-    def _present(self, sink: str, rows: list[Any]) -> list[Entry]:
-        """Those rows that are still there (somebody may have deleted entries by hand), with their fates."""
-        gone = [row_id for row_id, fields in rows if row_id is not None and not fields]
-        if gone:
-            self._redis.xack(self._samples, sink, *gone)
-        there = [_entry(row_id, fields) for row_id, fields in rows if fields]
-        if not there:
-            return there
-        fates = self._redis.hmget(f"{self.prefix}parts:{sink}", [entry.id for entry in there])
-        return [
-            entry._replace(fates=known) if known else entry
-            for entry, known in zip(there, fates, strict=True)
-        ]
 
-
-def _entry(row_id: bytes, fields: Any) -> Entry:
-    # Scripts answer with a list, commands of the client library with a mapping.
-    samples, raw = (
-        (fields[b"n"], fields[b"batch"]) if isinstance(fields, dict) else (fields[1], fields[3])
-    )
+def _entry(row_id: bytes, fields: list[bytes], fates: bytes = b"") -> Entry:
     try:
-        batch = decode_batch(raw)
-    except msgspec.MsgspecError:
-        batch = None
-    if batch is not None and len(batch.points) != int(samples):
-        batch = None
-    return Entry(row_id, int(samples), len(raw), batch)
+        _, samples, _, raw = fields
+        count, batch = int(samples), decode_batch(raw)
+    except (ValueError, msgspec.MsgspecError):
+        return _unreadable(row_id, fields, fates)
+    if len(batch.points) != count:
+        return _unreadable(row_id, fields, fates)
+    return Entry(row_id, count, len(raw), batch, fates)
+
+
+def _unreadable(row_id: bytes, fields: list[bytes], fates: bytes) -> Entry:
+    """What the scripts make of it (``samples_of`` and ``bytes_of``)."""
+    samples = fields[1] if fields[1].isdigit() else b"0"
+    return Entry(row_id, int(samples), len(fields[3]) if len(fields) > 3 else 0, None, fates)
 
 
 def _counts(kind: Any, flat: list[bytes]) -> Any:
