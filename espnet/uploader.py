@@ -195,13 +195,16 @@ class Uploader:
         of what waits leaves one range more in Redis. But where it seems that all is refused, what is
         held may be one bad board's.
         """
-        held, window_s = next(self._held(), []), self._sink.window_s
-        sendable = [
-            entry
-            for entry in held
-            if entry.batch and (window_s is None or now - entry.batch.at <= window_s)
-        ]
-        others = [entry for entry in held if entry not in sendable]
+        window_s = self._sink.window_s
+
+        def is_sendable(entry: Entry) -> bool:
+            return entry.batch is not None and (
+                window_s is None or now - entry.batch.at <= window_s
+            )
+
+        held = next(self._held(), [])
+        sendable = [entry for entry in held if is_sendable(entry)]
+        others = [entry for entry in held if not is_sendable(entry)]
         if self._refused_in_a_row < SUSPICIOUS:
             return others + (sendable[-1:] or self._take(1, newest_first=True))
         start = int(self._luck() * len(sendable))
@@ -361,6 +364,8 @@ class Uploader:
     def _judge(self, now: float, drained: Drained) -> None:
         """Decides when to ask again; says when delivery begins to fail, fails differently, works again."""
         before, stopped = self._state, drained.stopped
+        if self._failures and stopped.verdict is Verdict.OK and not drained.accepted:
+            return  # it was not asked, or took nothing: nobody knows that it is back
         state: Literal["ok", "failing", "paused"]
         if stopped.verdict is Verdict.OK:
             state, wait_s, self._failures = "ok", 0.0, 0

@@ -131,6 +131,30 @@ def test_what_is_settled_for_a_sink_that_was_forgotten_meanwhile_is_nothing(rig:
     assert rig.books() == Books(collected=6, accepted=6)
 
 
+def test_a_sink_that_comes_again_begins_with_empty_books(rig: Rig) -> None:
+    """Forgotten while its letters were sent again: what was booked afterwards is not the new one's."""
+    sink = FarEnd()
+    letters_of(rig, sink)
+    sink.after = lambda: rig.store.forget_sink("sink")
+    rig.uploader(sink).retry(rig.store.letters(), rig.clock.now())
+    sink.after = lambda: None
+    rig.queue(1)
+    rig.drain(rig.uploader(sink, "two"))
+    assert rig.books() == Books(collected=3, accepted=3)
+
+
+def test_what_is_given_back_with_its_mark_is_counted(rig: Rig) -> None:
+    """A mark is taken away only by who knows what came of it, not by an orderly stop."""
+    rig.queue(2)
+    store = rig.store
+    store.join("sink", 0)
+    entries = store.take("sink", "one", 2)
+    store.mark_sent("sink", "one", [entries[0].id])
+    store.leave("sink", "one")
+    rig.drain(rig.uploader(FarEnd(), "two"))
+    assert rig.books() == Books(collected=6, accepted=6, repeated=3)
+
+
 def test_the_history_alone_uses_nothing_up(rig: Rig) -> None:
     """With the history as the only reader, samples are kept for a sink to come; then they go."""
     values = rig.queue(3)

@@ -215,6 +215,28 @@ def test_states_are_said_once_and_written_down(rig: Rig) -> None:
     ]
 
 
+def test_a_sink_is_back_when_it_took_something(rig: Rig) -> None:
+    """A drain that ends before it asked, or that has nothing to ask with, does not say that a failing sink
+    works again."""
+    rig.queue(1)
+    sink, is_stopping = FarEnd(BUSY), False
+    uploader = rig.uploader(sink, stop=lambda: is_stopping)
+    rig.drain(uploader)
+    with capture_logs() as logs:
+        is_stopping = True
+        rig.drain(uploader)
+        is_stopping = False
+        rig.clock.advance(3601)
+        assert rig.drain(uploader).expired == 3
+        (row,) = rig.store.ledger().sinks
+        assert row.state is not None
+        assert row.state.state == "failing"
+        assert not logs
+        rig.queue(1)
+        rig.drain(uploader)
+    assert [log["event"] for log in logs] == ["upload.ok_again"]
+
+
 def test_unsure_is_counted_each_time(rig: Rig) -> None:
     """Whether it arrived or not, nobody knows: it is sent again, and counted each time."""
     values = rig.queue(1)
