@@ -119,6 +119,7 @@ def _keys_with(client: redis.Redis, text: str) -> list[str]:
             b"string": lambda key=key: client.get(key),
             b"hash": lambda key=key: client.hgetall(key),
             b"zset": lambda key=key: client.zrange(key, 0, -1),
+            b"list": lambda key=key: client.lrange(key, 0, -1),
         }[kind]()
         if text in key.decode() or text in repr(held):
             found.append(key.decode())
