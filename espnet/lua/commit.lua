@@ -93,11 +93,11 @@ local function drop(id, samples, size)
     local left = samples - finished(sink, id)
     acknowledge(sink, id)
     redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'dropped', left)
-    redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', -left)
+    redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', 0 - left)
   end
   redis.call('XDEL', SAMPLES, id)
   redis.call('HINCRBY', BOOKS, 'dropped', samples)
-  queued = redis.call('HINCRBY', BOOKS, 'queued', -samples)
+  queued = redis.call('HINCRBY', BOOKS, 'queued', 0 - samples)
   bytes = redis.call('HINCRBY', BOOKS, 'bytes', -size)
   return true
 end

@@ -107,7 +107,7 @@ local function let_go(sink, others, id, samples, bytes, keep)
     if is_in(other[2], id) or taken(other[1], id) then return end
   end
   if redis.call('XDEL', SAMPLES, id) == 1 then
-    redis.call('HINCRBY', BOOKS, 'queued', -samples)
+    redis.call('HINCRBY', BOOKS, 'queued', 0 - samples)
     redis.call('HINCRBY', BOOKS, 'bytes', -bytes - OVERHEAD)
   end
 end
