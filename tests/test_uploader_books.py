@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from far_end import BUSY, DENIED, FarEnd, Rig, Say, batch_of, commit
+from far_end import BUSY, DENIED, FarEnd, Rig, Say, batch_of, commit, weight
 from structlog.testing import capture_logs
 
 from espnet.model import Books, DeadLetter, Queue, Sample
@@ -390,7 +390,7 @@ def test_what_cannot_be_read_is_dropped_and_said(rig: Rig, batch: bytes) -> None
     values = rig.queue(1)
     (row_id, fields), *_ = rig.raw.xrange("espnet:samples")
     rig.raw.xdel("espnet:samples", row_id)
-    rig.raw.hincrby("espnet:books", "bytes", len(batch) - len(fields[b"batch"]))
+    rig.raw.hincrby("espnet:books", "bytes", weight(batch) - weight(fields[b"batch"]))
     rig.raw.xadd("espnet:samples", {"n": 3, "batch": batch})
     values = rig.queue(1)
     sink = FarEnd()

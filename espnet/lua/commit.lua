@@ -44,7 +44,7 @@ for i = 1, polls do
     end
     if samples > 0 then
       redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', ARGV[at + 7])
-      collected, bytes = collected + samples, bytes + #ARGV[at + 7] + OVERHEAD
+      collected, bytes = collected + samples, bytes + weight(#ARGV[at + 7])
     end
     refused = refused + tonumber(ARGV[at + 8])
     if ARGV[at + 9] ~= '' then
@@ -109,7 +109,7 @@ while looks < LOOKS and drops < DROPS do
   for _, entry in ipairs(oldest) do
     if queued <= most_samples and bytes <= most_bytes then return lost end
     looks = looks + 1
-    if drop(entry[1], samples_of(entry), bytes_of(entry) + OVERHEAD) then drops = drops + 1 end
+    if drop(entry[1], samples_of(entry), weight(bytes_of(entry))) then drops = drops + 1 end
     from = '(' .. entry[1]
   end
 end
