@@ -407,6 +407,20 @@ def test_what_redis_did_not_hear_goes_before_the_sink_is_asked(rig: Rig, is_done
     store.close()
 
 
+def test_a_sink_that_is_forgotten_meanwhile_is_left_without_a_word(rig: Rig) -> None:
+    """Redis did not hear what was delivered, and then a person forgot the sink: stopping is no error."""
+    rig.queue(2)
+    store = Deaf(rig.url, "settle", is_done=False)
+    uploader = rig.uploader(FarEnd(), store=store)
+    with pytest.raises(StoreUnavailable):
+        uploader.drain(rig.clock.now())
+    rig.store.forget_sink("sink")
+    uploader.close()
+    rig.audit()
+    assert not rig.raw.exists("espnet:books:sink")
+    store.close()
+
+
 def test_who_dies_before_it_could_tell_is_counted(rig: Rig) -> None:
     """Redis did not hear what was delivered, not at the second time either, and then the process died."""
     values = rig.queue(2)

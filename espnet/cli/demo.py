@@ -56,10 +56,11 @@ def demo(seconds: float | None, clock: Clock | None = None) -> int:
     """Runs for ``seconds``, or until Ctrl-C when None; returns 0 if nothing was lost."""
     clock = clock or SystemClock()
     console = Console()
-    previous = {number: signal.signal(number, _stop) for number in STOPS}
+    stop = _Stop()
+    previous = {number: signal.signal(number, stop) for number in STOPS}
     try:
         with ExitStack() as stack:
-            return _demo(stack, console, seconds, clock)
+            return _demo(stack, console, seconds, clock, stop)
     except _Stopped as stopped:
         console.print("Stopped before there was anything to sum up.")
         return 128 + stopped.number
@@ -68,17 +69,34 @@ def demo(seconds: float | None, clock: Clock | None = None) -> int:
             signal.signal(number, handler)
 
 
-def _stop(number: int, _: object) -> None:
-    # One stop is enough: a second Ctrl-C must not leave half of it running.
-    for each in STOPS:
-        signal.signal(each, signal.SIG_IGN)
-    raise _Stopped(number)
+class _Stop:
+    """What the first signal does. While things are being started it waits for `check`: to interrupt the
+    making of a process could leave it running with nobody who knows it."""
+
+    def __init__(self) -> None:
+        self.is_starting = True
+        self._number: int | None = None
+
+    def __call__(self, number: int, _: object) -> None:
+        # One stop is enough: a second Ctrl-C must not leave half of it running.
+        for each in STOPS:
+            signal.signal(each, signal.SIG_IGN)
+        self._number = number
+        if not self.is_starting:
+            raise _Stopped(number)
+
+    def check(self) -> None:
+        if self._number is not None:
+            raise _Stopped(self._number)
 
 
-def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Clock) -> int:
+def _demo(
+    stack: ExitStack, console: Console, seconds: float | None, clock: Clock, stop: _Stop
+) -> int:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="espnet-demo-")))
     console.print("Starting three boards, a Redis and an intake …", style="dim")
     boards = list(stack.enter_context(Fleet(3, seed=3, compiled=True)))
+    stop.check()
     porch, attic, _ = boards
     # A room that loses heat and has a heater on pin 5; five minutes of it pass in a second.
     porch.set(
@@ -95,6 +113,7 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
     attic.set(board_c=31.0, pins={"2": 1})
     stack.callback(server.stop, folder)  # before it starts: a stop may come in between
     redis = server.find(None, folder, default_sockets=())
+    stop.check()
     intake = stack.enter_context(Intake(KEY))
     environ = {
         **os.environ,
@@ -107,11 +126,13 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
         "ESPNET_TIMEOUT": "1",
     }
     for board, name in zip(boards, ("porch", "attic", "flaky"), strict=True):
-        _espcli(console, environ, "register", board.address, name)
-    _espcli(console, environ, "device", "porch", "add_dht22", "air", "4")
-    _espcli(console, environ, "device", "attic", "report_pins", "2,4")
+        _espcli(console, environ, stop, "register", board.address, name)
+    _espcli(console, environ, stop, "device", "porch", "add_dht22", "air", "4")
+    _espcli(console, environ, stop, "device", "attic", "report_pins", "2,4")
     heater = ("heater", "5", "00:00", "24", "0", "porch.dht22.air.temp", "20", "--band", "0.5")
-    _espcli(console, environ, "device", "porch", "add_threshold_job", *heater, "--stale", "off")
+    _espcli(
+        console, environ, stop, "device", "porch", "add_threshold_job", *heater, "--stale", "off"
+    )
 
     log = (folder / "collector.log").open("w")
     stack.callback(log.close)
@@ -125,6 +146,8 @@ def _demo(stack: ExitStack, console: Console, seconds: float | None, clock: Cloc
 
     began = clock.monotonic()
     with suppress(_Stopped):  # that is how it usually ends
+        stop.is_starting = False
+        stop.check()
         _watch(console, store, intake, boards[2], collector, seconds, clock)
     ran_s = clock.monotonic() - began
     code = _end(collector)
@@ -242,7 +265,7 @@ def _summary(
     return 1 if problems else 0
 
 
-def _espcli(console: Console, environ: dict[str, str], *words: str) -> None:
+def _espcli(console: Console, environ: dict[str, str], stop: _Stop, *words: str) -> None:
     """Runs a command as a person would, and shows it."""
     console.print(f"$ espcli {' '.join(words)}", style="bold", highlight=False, markup=False)
     done = subprocess.run(
@@ -252,6 +275,7 @@ def _espcli(console: Console, environ: dict[str, str], *words: str) -> None:
         text=True,
         check=False,
     )
+    stop.check()
     console.print(done.stdout.strip() or done.stderr.strip(), highlight=False, markup=False)
     if done.returncode:
         raise EspNetError("The demo cannot go on; the line above says why.")

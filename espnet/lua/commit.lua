@@ -45,7 +45,7 @@ for i = 1, polls do
     if samples > 0 then
       local added = redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', ARGV[at + 7])
       first = first or added
-      collected, bytes = collected + samples, bytes + #ARGV[at + 7] + OVERHEAD
+      collected, bytes = collected + samples, bytes + weight(#ARGV[at + 7])
     end
     refused = refused + tonumber(ARGV[at + 8])
     if ARGV[at + 9] ~= '' then
@@ -99,11 +99,11 @@ local function drop(id, samples, size)
     local left = samples - finished(sink, id)
     acknowledge(sink, id)
     redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'dropped', left)
-    redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', -left)
+    redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'queued', 0 - left)
   end
   redis.call('XDEL', SAMPLES, id)
   redis.call('HINCRBY', BOOKS, 'dropped', samples)
-  queued = redis.call('HINCRBY', BOOKS, 'queued', -samples)
+  queued = redis.call('HINCRBY', BOOKS, 'queued', 0 - samples)
   bytes = redis.call('HINCRBY', BOOKS, 'bytes', -size)
   return true
 end
@@ -116,7 +116,7 @@ while looks < LOOKS and drops < DROPS do
     if queued <= most_samples and bytes <= most_bytes then return lost end
     if has_spared and entry[1] == first then return lost end
     looks = looks + 1
-    if drop(entry[1], samples_of(entry), bytes_of(entry) + OVERHEAD) then drops = drops + 1 end
+    if drop(entry[1], samples_of(entry), weight(bytes_of(entry))) then drops = drops + 1 end
     from = '(' .. entry[1]
   end
 end

@@ -26,10 +26,11 @@ end
 repeat
   local rows
   if after ~= '' then
-    rows = redis.call('XPENDING', SAMPLES, sink, '(' .. after, '+', most, consumer)
+    rows = redis.pcall('XPENDING', SAMPLES, sink, '(' .. after, '+', most, consumer)
   else
-    rows = redis.call('XPENDING', SAMPLES, sink, 'IDLE', silence_ms, '-', '+', most)
+    rows = redis.pcall('XPENDING', SAMPLES, sink, 'IDLE', silence_ms, '-', '+', most)
   end
+  if rows.err then return found end -- there is no such sink any more
   for _, row in ipairs(rows) do hold(row[1], row[4]) end
 until #found > 0 or #rows == 0
 if repeated > 0 then redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'repeated', repeated) end

@@ -20,7 +20,7 @@ end
 local queued = tonumber(redis.call('HGET', BOOKS, 'queued') or '0')
 local more = queued - tonumber(redis.call('HGET', books, 'queued') or '0')
 redis.call('HINCRBY', books, 'collected', math.max(more, 0))
-redis.call('HINCRBY', books, 'dropped', math.max(-more, 0))
+redis.call('HINCRBY', books, 'dropped', math.max(0 - more, 0))
 redis.call('HSET', books, 'queued', queued)
 if not is_new then redis.call('HINCRBY', books, 'repeated', queued) end
 redis.call('HSETNX', SINKS, sink, ARGV[3])

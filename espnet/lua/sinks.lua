@@ -6,8 +6,10 @@ local PREFIX = ARGV[1]
 local SAMPLES, BOOKS, SINKS = PREFIX .. 'samples', PREFIX .. 'books', PREFIX .. 'sinks'
 -- The consumer group that keeps the history: with only this one, samples are kept for a sink to come.
 local HISTORY = 'history'
--- What an entry takes in the stream beside its batch, in bytes.
-local OVERHEAD = 64
+
+-- What an entry takes in the stream at most, in bytes, by those of its batch. Measured with batches of 60 to 9,000
+-- bytes: 14 to 87 more on Valkey with libc's allocator, up to a third more on Redis 7.0 with jemalloc.
+local function weight(bytes) return math.floor(bytes * 4 / 3) + 64 end
 
 -- An entry's id, "MILLISECONDS-NUMBER", as two numbers.
 local function parts(id)
@@ -107,7 +109,7 @@ local function let_go(sink, others, id, samples, bytes, keep)
     if is_in(other[2], id) or taken(other[1], id) then return end
   end
   if redis.call('XDEL', SAMPLES, id) == 1 then
-    redis.call('HINCRBY', BOOKS, 'queued', -samples)
-    redis.call('HINCRBY', BOOKS, 'bytes', -bytes - OVERHEAD)
+    redis.call('HINCRBY', BOOKS, 'queued', 0 - samples)
+    redis.call('HINCRBY', BOOKS, 'bytes', -weight(bytes))
   end
 end
