@@ -179,7 +179,7 @@ def _sink(sink: Sink, facts: Facts) -> Iterator[Line]:
 
 def _history(facts: Facts) -> Iterator[Line]:
     for level in facts.history or ():
-        back = f"{duration(facts.now - level.since)} back" if level.since else "nothing yet"
+        back = f"{duration(facts.now - level.since)} back" if level.since else "nothing packed yet"
         yield Line(f"{level.level}: {back}, {size(level.bytes)}")
         if level.short and level.least_s is not None:
             devices = amount(level.short, "device")
