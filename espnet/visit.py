@@ -159,7 +159,8 @@ class Target:
         try:
             body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
         except BoardError as error:
-            if not fenced or error.kind != "http":
+            # A board in trouble (5xx) is not asked twice.
+            if not fenced or error.status is None or error.status >= 500:
                 raise
             body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))

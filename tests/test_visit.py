@@ -185,13 +185,15 @@ def test_the_fence_is_shown_to_boards_that_know_it_and_to_no_others(wire: Wire) 
 
 
 def test_a_board_that_fails_is_a_board_error_whatever_it_was_asked(wire: Wire) -> None:
-    """A refusal of the plain question is none of the fence's."""
+    """A refusal of the plain question is none of the fence's; a board in trouble is not asked twice."""
 
     async def law(house: House) -> None:
-        wire.default = lambda host, request: answer(b"", status="500 Oops")
+        asked = []
+        wire.default = lambda host, request: asked.append(1) or answer(b"", status="500 Oops")
         for house.target.is_fenced in (False, True):
             with pytest.raises(BoardError, match="HTTP 500"):
                 await house.visit(ON)
+        assert len(asked) == 2
         wire.default = lambda host, request: answer(status_body("another"))
         with pytest.raises(BoardError, match="is another one"):
             await house.visit(ON)
