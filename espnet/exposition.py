@@ -36,8 +36,8 @@ def look(store: Store, clock: Clock) -> Fleet:
             SinkState(
                 sink.name,
                 sink.state.state if sink.state else "new",
-                **{name: getattr(sink.books, name) for name in sink.books.__struct_fields__},
-                ok_at=sink.state.ok_at if sink.state else None,
+                sink.books,
+                sink.state.ok_at if sink.state else None,
             )
             for sink in ledger.sinks
         ],

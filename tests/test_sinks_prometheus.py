@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from espnet import __version__
 from espnet.clock import ManualClock
 from espnet.errors import SinkError, StoreUnavailable
-from espnet.model import Climate, Device, Fault, Reading, View
+from espnet.model import Books, Climate, Device, Fault, Reading, View
 from espnet.sinks.prometheus import (
     CLIENT_S,
     MOST_CLIENTS,
@@ -75,7 +75,10 @@ def whole_fleet(*views: View) -> Fleet:
         views or (view(),),
         {"a0": (JobState("lamp", "timer", 2, 1, True), JobState("heat", "threshold", 2, 0, False))},
         (CollectorState("c", 2.5),),
-        (SinkState("datadog", "ok", 100, 80, 1, 2, 3, 14, 5, NOW - 9), SinkState("file", "new")),
+        (
+            SinkState("datadog", "ok", Books(100, 80, 1, 2, 3, 14, 5), NOW - 9),
+            SinkState("file", "new"),
+        ),
         StreamState(7, 70, 7000, 4),
     )
 

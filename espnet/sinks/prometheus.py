@@ -32,7 +32,7 @@ from prometheus_client import (
 from espnet import __version__
 from espnet.clock import Clock, SystemClock
 from espnet.errors import SinkError, StoreUnavailable
-from espnet.model import Device, Reading, Status, View
+from espnet.model import Books, Device, Reading, Status, View
 
 DEFAULT_ADDRESS = "127.0.0.1:9469"
 #: Connections at a time; one more is closed at once. Prometheus needs one, a pair of them two.
@@ -61,18 +61,11 @@ class CollectorState(NamedTuple):
 
 
 class SinkState(NamedTuple):
-    """A sink: ``state`` is one word, the counters are its books in samples, ``ok_at`` the latest delivery
-    (Unix seconds), None if there never was one."""
+    """A sink: ``state`` is one word; ``ok_at`` is the latest delivery (Unix seconds), None if there was none."""
 
     name: str
     state: str
-    collected: int = 0
-    accepted: int = 0
-    expired: int = 0
-    dead: int = 0
-    dropped: int = 0
-    queued: int = 0
-    repeated: int = 0
+    books: Books = Books()
     ok_at: float | None = None
 
 
@@ -246,14 +239,14 @@ def _of_sinks(sinks: Sequence[SinkState]) -> Iterator[Metric]:
         ("counter", "collected", "Samples that were queued for a sink."),
         ("counter", "repeated", "Samples that a sink may have twice."),
     ):
-        points = (({"sink": sink.name}, getattr(sink, name)) for sink in sinks)
+        points = (({"sink": sink.name}, getattr(sink.books, name)) for sink in sinks)
         yield _metric(kind, f"espnet_sink_{name}_samples", text, points)
     yield _metric(
         "counter",
         "espnet_sink_settled_samples",
         "Samples that left a sink's queue, by fate.",
         (
-            ({"sink": sink.name, "fate": fate}, getattr(sink, fate))
+            ({"sink": sink.name, "fate": fate}, getattr(sink.books, fate))
             for sink in sinks
             for fate in ("accepted", "expired", "dead", "dropped")
         ),
