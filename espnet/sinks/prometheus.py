@@ -61,7 +61,7 @@ class CollectorState(NamedTuple):
 
 
 class SinkState(NamedTuple):
-    """A sink: ``state`` is one word; ``ok_at`` is the latest delivery (Unix seconds), None if there was none."""
+    """A sink: ``state`` is one word, ``ok_at`` the latest delivery (Unix seconds), None if there was none."""
 
     name: str
     state: str
