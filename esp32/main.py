@@ -10,6 +10,7 @@ import sys
 from web import Server  # the largest first: source is compiled here, which takes an empty heap
 
 # isort: split
+import auth
 import hardware
 import wifi
 from calls import Calls
@@ -24,7 +25,8 @@ TICK_MS = const(500)
 clock = Clock()
 memory = Memory()
 leases = Leases(clock, hardware.drive)
-server = Server(Calls(clock, leases, memory).routes)
+auth.clock = clock
+server = Server(Calls(clock, leases, memory).routes, auth.admit)
 
 
 async def tick():
