@@ -95,7 +95,10 @@ def admit(request, access):
             return
         if (
             access != CONTROL
-            or (origin and origin.lower().partition("://")[2] not in (host or "-", host + ":80"))
+            or (
+                origin
+                and (not host or origin.lower().partition("://")[2] not in (host, host + ":80"))
+            )
             or site in ("cross-site", "same-site")
             or (agent[:7] == "Mozilla" and request.method == b"GET")
         ):
@@ -147,11 +150,16 @@ def _authenticate(request, header):
 def _parse(header):
     """{name: value} of an Authorization header: each parameter once, and with a value. Else {}.
 
-    No value that a client rightly sends holds a comma, a quote or a backslash.
+    No value that a client rightly sends holds a quote.
     """
     fields = {}
+    begun = ""  # a value in quotes may hold commas
     if header[:7].lower() == "digest ":
         for part in header[7:].split(","):
+            part = begun + part
+            begun = part + "," if part.count('"') == 1 else ""
+            if begun:
+                continue
             name, _, value = part.partition("=")
             name = name.strip().lower()
             value = value.strip()
@@ -160,7 +168,7 @@ def _parse(header):
             if not value or '"' in value or name in fields:
                 return {}
             fields[name] = value
-    return fields
+    return {} if begun else fields
 
 
 def _nonce(issued):

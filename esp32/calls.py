@@ -132,10 +132,10 @@ class Calls:
         return Stream(JSON, length, self._adc_pieces(data, ticks_us))
 
     def _adc_pieces(self, data, ticks_us):
-        """The answer of /adc in pieces of 100 samples: a list of 1000 would be a large object."""
+        """The answer of /adc in pieces of 32 samples: a list of 1000 would be a large object."""
         yield f'{{"id":"{self.id}","ticks":{ticks_us},"data":[{data[0]}'.encode()
-        for start in range(1, len(data), 100):
-            yield "".join([f",{sample}" for sample in data[start : start + 100]]).encode()
+        for start in range(1, len(data), 32):
+            yield "".join([f",{sample}" for sample in data[start : start + 32]]).encode()
         yield b"]}"
 
     async def dht22(self, request):

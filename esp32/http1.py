@@ -62,14 +62,14 @@ class Request:
 
 
 def parse_head(head):
-    """The Request that a head, without its blank line, describes.
+    """The Request that a head, with its blank line, describes.
 
     Raises Refusal for what is not plain HTTP/1: where such a request ends, one could only guess.
     """
     if b"\0" in head or head.count(b"\n") != head.count(b"\r\n"):
         raise Refusal(400, "the lines of a request's head must end in CR LF and contain no NUL")
-    line, _, lines = head.partition(b"\r\n")
-    words = line.split(b" ")
+    lines = head.split(b"\r\n")
+    words = lines[0].split(b" ")
     if (
         len(words) != 3
         or not words[0].isalpha()
@@ -79,7 +79,7 @@ def parse_head(head):
         raise Refusal(400, "the first line of a request must be: METHOD /path HTTP/1.1")
     request = Request(words[0], words[1])
     request.close = words[2] == b"HTTP/1.0"
-    for line in lines.split(b"\r\n") if lines else ():
+    for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
         if not colon or not name or b" " in name or b"\t" in name:
             raise Refusal(400, "a header must be: Name: value")

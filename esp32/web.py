@@ -85,13 +85,17 @@ class _Connection:
                     raise
 
     async def read_head(self):
-        """The next request's head without its blank line; None when the client is done."""
+        """The next request's head with its blank line; None when the client is done.
+
+        Nearly always it is what came in one piece, not copied: large pieces are hard to come by.
+        """
         data = self.rest.lstrip(b"\r\n")
         while True:
             end = data.find(b"\r\n\r\n")
             if end >= 0:
-                self.rest = data[end + 4 :]
-                return data[:end]
+                end += 4
+                self.rest = data[end:]
+                return data[:end] if self.rest else data
             if len(data) >= HEAD_MAX:
                 raise Refusal(431, f"a request's head may have {HEAD_MAX} bytes at most")
             more = await self.receive(min(_PIECE_MAX, HEAD_MAX - len(data)))
@@ -263,6 +267,7 @@ class Server:
             if head is None:
                 return False
             request = parse_head(head)
+            head = None  # or it would take up room for as long as the body lets wait
             if request.length:
                 connection.begin(_READING, _BODY_MS)
                 if request.expects_continue and not connection.rest:
