@@ -92,7 +92,9 @@ def _fragment():
         before_main=fragment,
         heap="188K",
         replace={
-            "main.py": [("    gc.threshold(-1)", "    held = _fragment()\n    gc.threshold(-1)")]
+            "main.py": [
+                ("    gc.threshold(12288)", "    held = _fragment()\n    gc.threshold(12288)")
+            ]
         },
     )
     board.set(dht={15: (20, 50)})
