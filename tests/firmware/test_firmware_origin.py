@@ -109,7 +109,7 @@ def test_a_foreign_name(board: Board, host: str) -> None:
 def test_names_from_the_settings(make_board) -> None:
     """What settings.json lists under `names` is a name of the board; a bad list does no harm."""
     board = make_board()
-    for names, status in ((["porch.example.org"], 200), ("nonsense", 403), (None, 403), ({}, 403)):
+    for names, status in ((["porch.example.org"], 200), ("nonsense", 403), (5, 403), ({}, 403)):
         (board.flash / "settings.json").write_text(json.dumps({"names": names}))
         board.reset()
         assert post(board, "Host: porch.example.org") == status
