@@ -37,14 +37,14 @@ def read(request):
     """{name: value} of a request's body: text from a form, any JSON type but an object from JSON.
 
     Fields that no call knows are tolerated, as they were in 2021. A missing Content-Type is
-    guessed, and what begins with a brace is JSON, whatever `curl -d` says about it.
+    guessed, and what begins with a brace is JSON, even when `curl -d` calls it a form.
     """
     source = _Source(request.body)
-    if source.skip_blanks() == _OPEN_OBJECT or request.kind == b"application/json":
+    if request.kind == b"application/json":
         return _read_json(source)
-    if request.kind in (b"", b"application/x-www-form-urlencoded"):
-        return _read_form(source)
-    raise Refusal(400, "the body must be application/json or application/x-www-form-urlencoded")
+    if request.kind not in (b"", b"application/x-www-form-urlencoded"):
+        raise Refusal(400, "the body must be application/json or application/x-www-form-urlencoded")
+    return _read_json(source) if source.skip_blanks() == _OPEN_OBJECT else _read_form(source)
 
 
 class _Source:

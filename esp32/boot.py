@@ -4,5 +4,5 @@
 import gc
 
 # While the program loads, collect often: what stays is then packed together at the heap's start,
-# and the free rest stays in one piece. main.py goes back to collecting when memory runs out.
+# and the free rest stays in one piece. main.py has it done less often afterwards.
 gc.threshold(2048)

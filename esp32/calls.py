@@ -9,6 +9,7 @@ is the contract in full; it is compatible with the boards of 2021.
 import binascii
 import os
 
+import auth
 import bodies
 import fields
 import flash
@@ -50,25 +51,28 @@ class Calls:
             (b"POST", b"/adc", CONTROL, self.adc),
             (b"POST", b"/dht22", CONTROL, self.dht22),
             (b"POST", b"/set_host", CONTROL, self.set_host),
+            (b"POST", b"/claim", CONTROL, self.claim),
         )
 
     async def status(self, request):
         """GET /: all that a poll needs, in one piece; a part that fails does not fail it.
 
-        With `?fence=` of the controller in charge it renews all leases. An outdated fence renews
-        nothing; reading is for everybody.
+        With `?fence=` of the controller in charge it renews all leases, which takes the right to
+        control. An outdated fence renews nothing; reading is for everybody.
         """
         if request.query:
             fence = fields.query(request.query, "fence")
-            if fence is not None and self.leases.admit(fields.whole({"fence": fence}, *_FENCE)):
-                self.leases.renew()
+            if fence is not None:
+                auth.admit(request, CONTROL)
+                if self.leases.admit(fields.whole({"fence": fence}, *_FENCE)):
+                    self.leases.renew()
         temperature_f = hardware.temperature_f()
         return (
             f'{{"id":"{self.id}","f":{"null" if temperature_f is None else temperature_f},'
             f'"gpio":{hardware.levels_json()},"espnet_host":"{self.host}",'
             f'"uptime_s":{self.clock.uptime_s()},"mem_free":{self.memory.free()},'
             f'"leases":{self.leases.json()},"leases_expired":{self.leases.expired},'
-            f'"fence":{self.leases.fence},{self._constant}}}'
+            f'"fence":{self.leases.fence},{auth.json},{self._constant}}}'
         )
 
     async def page(self, request):
@@ -128,10 +132,10 @@ class Calls:
         return Stream(JSON, length, self._adc_pieces(data, ticks_us))
 
     def _adc_pieces(self, data, ticks_us):
-        """The answer of /adc in pieces of 100 samples: a list of 1000 would be a large object."""
+        """The answer of /adc in pieces of 32 samples: a list of 1000 would be a large object."""
         yield f'{{"id":"{self.id}","ticks":{ticks_us},"data":[{data[0]}'.encode()
-        for start in range(1, len(data), 100):
-            yield "".join([f",{sample}" for sample in data[start : start + 100]]).encode()
+        for start in range(1, len(data), 32):
+            yield "".join([f",{sample}" for sample in data[start : start + 32]]).encode()
         yield b"]}"
 
     async def dht22(self, request):
@@ -159,6 +163,15 @@ class Calls:
                 raise Refusal(503, f"the address could not be kept on flash: {error}")
             self.host = host
         return {"id": self.id, "status": "OK", "espnet_host": host}
+
+    async def claim(self, request):
+        """POST /claim: give an open board its credential, or a claimed one another (sealed)."""
+        import claim  # on most days nobody asks
+
+        body = bodies.read(request)
+        self._check_fence(body)
+        claim.take(request, body)
+        return {"id": self.id, "status": "OK"}
 
     def _check_fence(self, body):
         """Refuse a controller that comes with an outdated fence; the last check before acting."""

@@ -11,6 +11,9 @@ JSON = "application/json"
 HEAD_MAX = const(1536)
 BODY_MAX = const(8192)
 
+# The headers that say who asks, each once: of two, one would be checked and the other one believed.
+_KEPT = (b"host", b"origin", b"sec-fetch-site", b"user-agent", b"authorization")
+
 
 class Refusal(Exception):
     """A request that is answered with an error.
@@ -39,30 +42,34 @@ class Stream:
 class Request:
     """What a client asks. Names and values are the bytes that came.
 
-    `kind` is the media type in lower case without parameters, `head` the header lines, `body` a
-    list of pieces, 8 KB at most in all.
+    `kind` is the media type in lower case without parameters, `headers` the texts of _KEPT, `body` a
+    list of pieces, 8 KB at most in all. `nonce` is the digest's "nonce:nc", once that proved right;
+    `header` is one more header line for the answer.
     """
 
-    def __init__(self, method, target, head):
+    def __init__(self, method, target):
         self.method = method
+        self.target = target
         self.path, _, self.query = target.partition(b"?")
-        self.head = head
+        self.headers = [""] * len(_KEPT)
         self.kind = b""
         self.length = None
         self.close = False
         self.expects_continue = False
         self.body = []
+        self.nonce = None
+        self.header = ""
 
 
 def parse_head(head):
-    """The Request that a head, without its blank line, describes.
+    """The Request that a head, with its blank line, describes.
 
     Raises Refusal for what is not plain HTTP/1: where such a request ends, one could only guess.
     """
     if b"\0" in head or head.count(b"\n") != head.count(b"\r\n"):
         raise Refusal(400, "the lines of a request's head must end in CR LF and contain no NUL")
-    line, _, lines = head.partition(b"\r\n")
-    words = line.split(b" ")
+    lines = head.split(b"\r\n")
+    words = lines[0].split(b" ")
     if (
         len(words) != 3
         or not words[0].isalpha()
@@ -70,9 +77,9 @@ def parse_head(head):
         or words[2] not in (b"HTTP/1.1", b"HTTP/1.0")
     ):
         raise Refusal(400, "the first line of a request must be: METHOD /path HTTP/1.1")
-    request = Request(words[0], words[1], lines)
+    request = Request(words[0], words[1])
     request.close = words[2] == b"HTTP/1.0"
-    for line in lines.split(b"\r\n") if lines else ():
+    for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
         if not colon or not name or b" " in name or b"\t" in name:
             raise Refusal(400, "a header must be: Name: value")
@@ -90,6 +97,15 @@ def parse_head(head):
             raise Refusal(411, "send the body with a Content-Length and no Transfer-Encoding")
         elif name == b"expect":
             request.expects_continue = value.strip().lower() == b"100-continue"
+        elif name in _KEPT:
+            index = _KEPT.index(name)
+            try:
+                if not request.headers[index]:
+                    request.headers[index] = value.strip().decode()
+                    continue
+            except UnicodeError:
+                pass
+            raise Refusal(400, "a header is no text or given twice")
     request.length = request.length or 0
     if request.length > BODY_MAX:
         raise Refusal(413, f"a body may have {BODY_MAX} bytes at most")

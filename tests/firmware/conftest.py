@@ -15,6 +15,7 @@ import pytest
 from espnet.simulator import Fleet
 from espnet.simulator.fleet import Board
 
+from .digest_client import claim_by_hand
 from .firmware_client import FIRMWARE, WRITABLE, ask
 
 MakeBoard = Callable[..., Board]
@@ -63,3 +64,12 @@ def board(shared_board: Board) -> Board:
     pins = ",".join(map(str, WRITABLE))
     assert ask(shared_board, "POST", "/gpio", f"pin={pins}&value=0".encode()).status == 200
     return shared_board
+
+
+@pytest.fixture(scope="session")
+def claimed_fleet() -> Iterator[Fleet]:
+    """Two boards that are claimed; tests may reset them."""
+    with Fleet(2) as fleet:
+        for board in fleet:
+            claim_by_hand(board)
+        yield fleet
