@@ -88,7 +88,7 @@ def admit(request, access):
     if not (
         last == name  # it has no dot
         or last.isdigit()
-        or last in ("local", "lan")
+        or last in ("local", "lan", "home", "internal", "localdomain")
         or name in _names
     ):
         raise Refusal(403, "unknown name; see settings.json")
