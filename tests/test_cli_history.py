@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -187,6 +188,31 @@ def test_a_coarser_level_answers_where_full_rate_is_gone(
     rows = json.loads(capsys.readouterr().out)
     assert sum(row["readings"] for row in rows) == len(list(polls()))
     assert len(say("--last 5m").splitlines()) == 31
+
+
+@pytest.mark.parametrize("width", [34, 40, 60, 80, 120])
+def test_no_terminal_cuts_a_value(kept: Store, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room titles break, then columns are left out, by their names; each value that
+    is shown has the digits that a pipe gets."""
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    words = ["device", "porch", "history", "--last", "12h", "--every", "1h"]
+    assert main(words) == 0
+    whole = out.getvalue().splitlines()
+    out.seek(0)
+    out.truncate()
+    monkeypatch.setattr(out, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(words) == 0
+    shown = [line for line in out.getvalue().splitlines() if line.startswith("2026-")]
+    left_out = re.search(r"No room here for (.*); --json has everything", err.getvalue())
+    missing = len(left_out[1].split(", ")) if left_out else 0
+    assert missing or width >= 60
+    assert not missing or width < 80
+    rows = [re.split(" {2,}", line) for line in whole[1:]]
+    kept_rows = [row[: len(row) - missing] for row in rows]
+    assert [re.split(" {2,}", line) for line in shown] == kept_rows
 
 
 # --- pictures -------------------------------------------------------------------------------------
