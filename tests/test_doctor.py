@@ -164,6 +164,10 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
         "problem", "nobody polls the 3 devices, and no job acts. The last one was collector@pi:1:a, "
         "15 min ago", "espcli run",
     ),
+    "no collector for one board": (
+        but(devices_with(total=1), collectors=DEAD_COLLECTOR),
+        "problem", "nobody polls the device, and no job acts.", "espcli run",
+    ),
     "never a collector": (
         but(WELL, collectors=(Collector("cli@pi:1:a", None, 1),)),
         "problem", "No collector runs", "espcli run",

@@ -193,8 +193,9 @@ def _with_collectors(facts: Facts) -> Iterator[Problem]:
         seen = [one for one in facts.collectors if one.age_s is not None]
         last = min(seen, key=lambda one: one.age_s or 0.0, default=None)
         when = f" The last one was {last.name}, {duration(last.age_s)} ago." if last else ""
+        devices = "device" if total == 1 else amount(total, "device")
         yield _problem(
-            f"No collector runs: nobody polls the {amount(total, 'device')}, and no job acts.{when}",
+            f"No collector runs: nobody polls the {devices}, and no job acts.{when}",
             "`espcli run`, or start the service that does; its log says why it ended",
         )
     for one in facts.collectors:
