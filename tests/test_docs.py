@@ -8,6 +8,7 @@ import pytest
 
 from espnet import store
 from espnet.cli import main
+from espnet.cli.grammar import read
 from espnet.cli.help import help_for, markdown_table
 from espnet.simulator import Fleet
 
@@ -64,3 +65,19 @@ def test_the_commands_of_the_jobs_page_work_as_printed(
         assert main(["register", fleet[0].address, "porch"]) == 0
         for command in commands:
             assert main(shlex.split(command)) == 0, command
+
+
+@pytest.mark.parametrize(
+    "page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_every_printed_command_has_a_meaning(page: Path) -> None:
+    """Each `espcli` line of a shell block, in README and in docs/, is one that the program understands."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [shlex.split(line, comments=True) for line in "\n".join(blocks).splitlines()]
+    for words in lines:
+        while words and "=" in words[0]:
+            del words[0]  # a setting for this command only
+        if words and words[0].endswith("espcli"):
+            command = [word for word in words[1:] if word != ">" and not word.endswith(".csv")]
+            as_json = "--json" in command
+            read([word for word in command if word != "--json"], as_json=as_json)

@@ -318,14 +318,14 @@ def _with_sink(sink: Sink, facts: Facts) -> Iterator[Problem]:
         )
     elif state is not None and state.state == "paused":
         yield _problem(
-            f"{name} is paused since {duration(facts.now - state.since)}: {_clause(state.reason)}.",
+            f"{name} has been paused for {duration(facts.now - state.since)}: {_clause(state.reason)}.",
             _key_advice(name, state.status),
         )
     elif state is not None and state.state == "failing":
         since_s = facts.now - state.since
         say = _problem if since_s > FAILING_S else _remark
         yield say(
-            f"{name} fails since {duration(since_s)}: {_clause(state.reason)}.",
+            f"{name} has failed for {duration(since_s)}: {_clause(state.reason)}.",
             "nothing is lost and it is tried again by itself; see that it can be reached from here",
         )
     if state is not None and state.skew_s is not None and abs(state.skew_s) > INTAKE_SKEW_S:

@@ -70,7 +70,7 @@ class HistoryWords(Words):
         --every 5m    one line for so long: minimum, mean, maximum
         --plot        draws it here
         --csv         prints it with commas between, all digits
-        --png FILE    draws it into a file (pip install 'espnet[plot]')
+        --png FILE    draws it into a file (pip install matplotlib)
 
         Example: espcli device porch history dht22.air.temp --last 7d --every 1h --plot
         """

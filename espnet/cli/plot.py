@@ -50,7 +50,7 @@ def require_matplotlib(data_dir: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise EspNetError(
-            "--png needs matplotlib, which is not installed: pip install 'espnet[plot]'. "
+            "--png needs matplotlib, which is not installed: pip install matplotlib. "
             "--plot draws in the terminal without it."
         ) from error
 
