@@ -10,6 +10,7 @@ from espnet import store
 from espnet.cli import main
 from espnet.cli.grammar import read
 from espnet.cli.help import help_for, markdown_table
+from espnet.config import SINKS
 from espnet.simulator import Fleet
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,15 @@ def test_every_setting_is_in_the_table_and_in_the_help() -> None:
     first_column = "".join(re.findall(r"^\| (.*?) \|", section("Settings"), re.MULTILINE))
     assert set(re.findall(r"`([A-Z_]+)`", first_column)) == read
     assert set(re.findall(r"[A-Z]+_[A-Z_]+", help_for([]).partition("Settings:")[2])) == read
+
+
+def test_every_sink_and_its_settings_are_on_the_page() -> None:
+    """docs/sinks.md lists the sinks that can be chosen, and only settings that are read."""
+    page = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([a-z]+)` \| .* \|(.*)\|$", page.partition("```sh")[0], re.MULTILINE)
+    assert {name for name, _ in table} == set(SINKS)
+    named = {word for _, text in table for word in re.findall(r"`([A-Z_]+)`", text)}
+    assert named <= set(re.findall(r"`([A-Z_]+)`", section("Settings")))
 
 
 def test_every_key_is_in_the_table() -> None:
