@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ import redis
 from board_wire import status_body
 
 from espnet.cli import main
+from espnet.cli.plot import _marks
 from espnet.clock import SystemClock
 from espnet.historian import Historian
 from espnet.model import Device, Reading, SampleBatch, encode
@@ -234,6 +237,23 @@ def test_the_terminal_shows_the_line_and_its_gaps(kept: Store, say: Say) -> None
     tops = [next((y for y, row in enumerate(body) if row[x] not in " │"), None) for x in (1, -4)]
     assert None not in tops
     assert tops[0] > tops[1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_marks_stand_within_what_is_drawn(count: int) -> None:
+    """Two at least and not many more than asked for, in even steps, between the lowest and the highest
+    value: who reads the axis knows the size of things. Around the value where nothing changes."""
+    luck = random.Random(count)
+    for _ in range(2_000):
+        low = luck.uniform(-1, 1) * 10 ** luck.randint(-3, 5)
+        high = low + luck.uniform(0.1, 10) * 10 ** luck.randint(-3, 5)
+        marks = _marks(low, high, count)
+        span = high - low
+        assert 2 <= len(marks) <= 2 * count + 2
+        assert low - span * 1e-6 <= marks[0] < marks[-1] <= high + span * 1e-6
+        steps = [b - a for a, b in pairwise(marks)]
+        assert max(steps) - min(steps) < max(steps) * 1e-3
+    assert _marks(113, 113, count) == [100, 120]
 
 
 def test_all_values_are_drawn_below_each_other(kept: Store, say: Say) -> None:
