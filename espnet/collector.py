@@ -244,7 +244,7 @@ class Collector:
         except BoardError as error:
             self._observe(self._clock.monotonic() - began)
             return self._failed(claim, target, error)
-        poll_s = self._clock.monotonic() - began
+        poll_s = round(self._clock.monotonic() - began, 6)
         self._observe(poll_s)
         reading = sight.reading(
             poll_s=poll_s,

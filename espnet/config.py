@@ -182,15 +182,15 @@ def _sinks(name: str, text: str) -> tuple[str, ...]:
     for word in chosen:
         if word not in SINKS and not _OWN_SINK.fullmatch(word):
             raise UsageError(
-                f"{name}: there is no sink {word!r}; choose among {', '.join(SINKS)}, "
-                "write none, or MODULE:CLASS for one of your own."
+                f"{name}: there is no sink {word!r}; choose among {', '.join(SINKS)}, none, and "
+                "MODULE:CLASS for one of your own."
             )
     if not chosen:
         raise UsageError(f"{name} names no sink; write none for none.")
     return chosen
 
 
-def _address(name: str, text: str) -> str:
+def _address(name: str, text: str, such_as: str = "127.0.0.1:9469") -> str:
     """``HOST:PORT``, or a port alone, which means this machine's loopback."""
     address = f"127.0.0.1{text}" if text.startswith(":") else text
     address = f"127.0.0.1:{text}" if text.isdigit() else address
@@ -198,7 +198,7 @@ def _address(name: str, text: str) -> str:
     if problem is None and not re.search(r":[0-9]+\Z", address):
         problem = "needs a port"
     if problem:
-        raise UsageError(f"{name} is an address such as 127.0.0.1:9469; {text!r} {problem}.")
+        raise UsageError(f"{name} is an address such as {such_as}; {text!r} {problem}.")
     return address
 
 
@@ -207,7 +207,7 @@ def _dogstatsd(name: str, text: str) -> str:
         if text.startswith("unix:///") and len(text) > 8 and text.isprintable():
             return text
         raise UsageError(f"{name} names no socket; write unix:///var/run/datadog/dsd.socket.")
-    return _address(name, text)
+    return _address(name, text, "127.0.0.1:8125 or unix:///var/run/datadog/dsd.socket")
 
 
 def _log_format(name: str, text: str) -> str:

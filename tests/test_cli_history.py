@@ -4,9 +4,12 @@ import csv
 import io
 import json
 import os
+import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -15,6 +18,7 @@ import redis
 from board_wire import status_body
 
 from espnet.cli import main
+from espnet.cli.plot import _marks
 from espnet.clock import SystemClock
 from espnet.historian import Historian
 from espnet.model import Device, Reading, SampleBatch, encode
@@ -189,6 +193,31 @@ def test_a_coarser_level_answers_where_full_rate_is_gone(
     assert len(say("--last 5m").splitlines()) == 31
 
 
+@pytest.mark.parametrize("width", [34, 40, 60, 80, 120])
+def test_no_terminal_cuts_a_value(kept: Store, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room titles break, then columns are left out, by their names; each value that
+    is shown has the digits that a pipe gets."""
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    words = ["device", "porch", "history", "--last", "12h", "--every", "1h"]
+    assert main(words) == 0
+    whole = out.getvalue().splitlines()
+    out.seek(0)
+    out.truncate()
+    monkeypatch.setattr(out, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(words) == 0
+    shown = [line for line in out.getvalue().splitlines() if line.startswith("2026-")]
+    left_out = re.search(r"No room here for (.*); --json has everything", err.getvalue())
+    missing = len(left_out[1].split(", ")) if left_out else 0
+    assert missing or width >= 60
+    assert not missing or width < 80
+    rows = [re.split(" {2,}", line) for line in whole[1:]]
+    kept_rows = [row[: len(row) - missing] for row in rows]
+    assert [re.split(" {2,}", line) for line in shown] == kept_rows
+
+
 # --- pictures -------------------------------------------------------------------------------------
 
 
@@ -208,6 +237,23 @@ def test_the_terminal_shows_the_line_and_its_gaps(kept: Store, say: Say) -> None
     tops = [next((y for y, row in enumerate(body) if row[x] not in " │"), None) for x in (1, -4)]
     assert None not in tops
     assert tops[0] > tops[1]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_marks_stand_within_what_is_drawn(count: int) -> None:
+    """Two at least and not many more than asked for, in even steps, between the lowest and the highest
+    value: who reads the axis knows the size of things. Around the value where nothing changes."""
+    luck = random.Random(count)
+    for _ in range(2_000):
+        low = luck.uniform(-1, 1) * 10 ** luck.randint(-3, 5)
+        high = low + luck.uniform(0.1, 10) * 10 ** luck.randint(-3, 5)
+        marks = _marks(low, high, count)
+        span = high - low
+        assert 2 <= len(marks) <= 2 * count + 2
+        assert low - span * 1e-6 <= marks[0] < marks[-1] <= high + span * 1e-6
+        steps = [b - a for a, b in pairwise(marks)]
+        assert max(steps) - min(steps) < max(steps) * 1e-3
+    assert _marks(113, 113, count) == [100, 120]
 
 
 def test_all_values_are_drawn_below_each_other(kept: Store, say: Say) -> None:
@@ -309,5 +355,5 @@ def test_without_matplotlib_it_is_said_how_to_get_it(
 ) -> None:
     """One sentence with the command; nothing else needs it."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "pip install 'espnet[plot]'" in say("--png x.png", 1)
+    assert "pip install matplotlib" in say("--png x.png", 1)
     assert say("up --last 5m --plot")

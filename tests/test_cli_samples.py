@@ -466,3 +466,43 @@ def test_redis_that_is_not_there_is_one_sentence(say: Say, monkeypatch: pytest.M
         said = say(*word.split(), code=3)
         assert "127.0.0.1:1" in said
         assert "sesame" not in said
+
+
+#: What was typed, the exit code, and what the sentence says to do.
+WRONG = {
+    "sinks nope": (2, "knows show and forget"),
+    "sinks forget": (2, "espcli sinks forget NAME"),
+    "sinks forget nope": (1, "`espcli sinks` lists"),
+    "sinks show nope": (1, "`espcli sinks` lists"),
+    "sinks show a b": (2, "espcli sinks [ACTION] [NAME]"),
+    "sinks --all": (2, "espcli sinks [ACTION] [NAME]"),
+    "dead_letters nope": (2, "knows show, retry and drop"),
+    "dead_letters retry nope": (1, "`espcli sinks` lists"),
+    "dead_letters drop nope": (1, "`espcli sinks` lists"),
+    "dead_letters show a b": (2, "espcli dead_letters [ACTION] [SINK]"),
+    "dead_letters --all": (2, "espcli dead_letters [ACTION] [SINK]"),
+    "dead_leters": (2, "did you mean `espcli dead_letters`?"),
+    "xinfo samples": (2, "espcli xinfo"),
+    "xpending --sink a": (2, "espcli xpending"),
+    "process_backlog 5": (2, "espcli process_backlog"),
+    "init_consumers file": (2, "espcli init_consumers"),
+    "upload_queued_metrics --now": (2, "espcli upload_queued_metrics"),
+    "run --sinks": (2, "[--sinks SINKS]"),
+    "run --sinks ,": (2, "write none for none"),
+    "run --sinks fiel": (2, "choose among datadog, dogstatsd, prometheus, file, console"),
+    "run --sinks none,file": (2, "leave out the others"),
+    "run --sinks datadog": (1, "set DATADOG_API_KEY"),
+    "run --sinks nowhere:Sink": (1, "PYTHONPATH"),
+    "run --sinks os:Sink": (1, "is it spelt so?"),
+    "run --prometheus here": (2, "an address such as 127.0.0.1:9469"),
+    "run --prometheus 99999": (2, "between 1 and 65535"),
+    "run --anyway=yes": (2, "takes no value"),
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_words_are_one_sentence_that_goes_on(store: Store, say: Say, line: str) -> None:
+    """Nothing on stdout, nothing begins, and the sentence says what would have been right."""
+    code, advice = WRONG[line]
+    assert advice in say(*line.split(), code=code)
+    assert store.ledger().sinks == ()

@@ -8,7 +8,9 @@ import pytest
 
 from espnet import store
 from espnet.cli import main
+from espnet.cli.grammar import read
 from espnet.cli.help import help_for, markdown_table
+from espnet.config import SINKS
 from espnet.simulator import Fleet
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +44,15 @@ def test_every_setting_is_in_the_table_and_in_the_help() -> None:
     assert set(re.findall(r"[A-Z]+_[A-Z_]+", help_for([]).partition("Settings:")[2])) == read
 
 
+def test_every_sink_and_its_settings_are_on_the_page() -> None:
+    """docs/sinks.md lists the sinks that can be chosen, and only settings that are read."""
+    page = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([a-z]+)` \| .* \|(.*)\|$", page.partition("```sh")[0], re.MULTILINE)
+    assert {name for name, _ in table} == set(SINKS)
+    named = {word for _, text in table for word in re.findall(r"`([A-Z_]+)`", text)}
+    assert named <= set(re.findall(r"`([A-Z_]+)`", section("Settings")))
+
+
 def test_every_key_is_in_the_table() -> None:
     """README's keys are those of the store's own table, with their types."""
     own = re.findall(r"^``(.*?)``\s+(\w+)", store.__doc__ or "", re.MULTILINE)
@@ -64,3 +75,19 @@ def test_the_commands_of_the_jobs_page_work_as_printed(
         assert main(["register", fleet[0].address, "porch"]) == 0
         for command in commands:
             assert main(shlex.split(command)) == 0, command
+
+
+@pytest.mark.parametrize(
+    "page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_every_printed_command_has_a_meaning(page: Path) -> None:
+    """Each `espcli` line of a shell block, in README and in docs/, is one that the program understands."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [shlex.split(line, comments=True) for line in "\n".join(blocks).splitlines()]
+    for words in lines:
+        while words and "=" in words[0]:
+            del words[0]  # a setting for this command only
+        if words and words[0].endswith("espcli"):
+            command = [word for word in words[1:] if word != ">" and not word.endswith(".csv")]
+            as_json = "--json" in command
+            read([word for word in command if word != "--json"], as_json=as_json)

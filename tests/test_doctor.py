@@ -164,6 +164,10 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
         "problem", "nobody polls the 3 devices, and no job acts. The last one was collector@pi:1:a, "
         "15 min ago", "espcli run",
     ),
+    "no collector for one board": (
+        but(devices_with(total=1), collectors=DEAD_COLLECTOR),
+        "problem", "nobody polls the device, and no job acts.", "espcli run",
+    ),
     "never a collector": (
         but(WELL, collectors=(Collector("cli@pi:1:a", None, 1),)),
         "problem", "No collector runs", "espcli run",
@@ -239,15 +243,15 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
     ),
     "paused": (
         state_with(state="paused", since=NOW - 600, reason="Wrong key.", status=403),
-        "problem", "datadog is paused since 10 min: Wrong key.", "DATADOG_API_KEY",
+        "problem", "datadog has been paused for 10 min: Wrong key.", "DATADOG_API_KEY",
     ),
     "failing": (
         state_with(state="failing", since=NOW - 600, reason="It is away."),
-        "problem", "datadog fails since 10 min: It is away.", "nothing is lost",
+        "problem", "datadog has failed for 10 min: It is away.", "nothing is lost",
     ),
     "failing just now": (
         state_with(state="failing", since=NOW - 60, reason=""),
-        "remark", "fails since 60 s: it did not say why", "nothing is lost",
+        "remark", "has failed for 60 s: it did not say why", "nothing is lost",
     ),
     "intake's clock": (
         state_with(skew_s=90.0), "problem", "clock is 90 s behind that of datadog.", "NTP",

@@ -292,7 +292,7 @@ BROKEN: dict[Callable[[World], None], str] = {
     a_backlog: "2 polls are overdue, the oldest by 10 min",
     a_lost_date: "attic has no date",
     books_changed_by_hand: "5 collected ≠ 4 accepted",
-    a_paused_sink: "datadog is paused since 0 s: The key is wrong.",
+    a_paused_sink: "datadog has been paused for 0 s: The key is wrong.",
     nobody_uploads: "Nobody uploads to datadog: 3 samples are waiting, the oldest for 15 min",
     a_forgotten_sink: "Nobody uploads to file, which is not chosen here",
     a_dead_letter: "datadog would never accept 1 sample",

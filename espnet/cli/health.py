@@ -193,8 +193,9 @@ def _with_collectors(facts: Facts) -> Iterator[Problem]:
         seen = [one for one in facts.collectors if one.age_s is not None]
         last = min(seen, key=lambda one: one.age_s or 0.0, default=None)
         when = f" The last one was {last.name}, {duration(last.age_s)} ago." if last else ""
+        devices = "device" if total == 1 else amount(total, "device")
         yield _problem(
-            f"No collector runs: nobody polls the {amount(total, 'device')}, and no job acts.{when}",
+            f"No collector runs: nobody polls the {devices}, and no job acts.{when}",
             "`espcli run`, or start the service that does; its log says why it ended",
         )
     for one in facts.collectors:
@@ -317,14 +318,14 @@ def _with_sink(sink: Sink, facts: Facts) -> Iterator[Problem]:
         )
     elif state is not None and state.state == "paused":
         yield _problem(
-            f"{name} is paused since {duration(facts.now - state.since)}: {_clause(state.reason)}.",
+            f"{name} has been paused for {duration(facts.now - state.since)}: {_clause(state.reason)}.",
             _key_advice(name, state.status),
         )
     elif state is not None and state.state == "failing":
         since_s = facts.now - state.since
         say = _problem if since_s > FAILING_S else _remark
         yield say(
-            f"{name} fails since {duration(since_s)}: {_clause(state.reason)}.",
+            f"{name} has failed for {duration(since_s)}: {_clause(state.reason)}.",
             "nothing is lost and it is tried again by itself; see that it can be reached from here",
         )
     if state is not None and state.skew_s is not None and abs(state.skew_s) > INTAKE_SKEW_S:

@@ -70,7 +70,7 @@ class HistoryWords(Words):
         --every 5m    one line for so long: minimum, mean, maximum
         --plot        draws it here
         --csv         prints it with commas between, all digits
-        --png FILE    draws it into a file (pip install 'espnet[plot]')
+        --png FILE    draws it into a file (pip install matplotlib)
 
         Example: espcli device porch history dht22.air.temp --last 7d --every 1h --plot
         """
@@ -118,7 +118,7 @@ def _width(every: str, last_s: float) -> int:
         raise UsageError(f"--every must be whole seconds, not {parse.quoted(every)}.")
     if width > last_s:
         raise UsageError(
-            f"--every {every} is longer than --last, {last_s:g} s; make one of them fit the other."
+            f"--every {every} is longer than --last {parse.span(last_s)}; make one of them fit the other."
         )
     if last_s / width > MAX_BUCKETS:
         raise UsageError(
@@ -153,8 +153,8 @@ def _story(
     if level.width and width % level.width:
         asked, width = width, math.ceil(width / level.width) * level.width
         hint = (
-            f"That far back there are {level.name} values only: {_span(width)} instead of "
-            f"{_span(asked)}."
+            f"That far back there are {level.name} values only: {parse.span(width)} instead of "
+            f"{parse.span(asked)}."
         )
     elif level.width and not width:
         width = level.width
@@ -174,8 +174,8 @@ def _story(
     if not any(any(cells) for cells in columns.values()):
         what = f"{field} of {device.name}" if field else device.name
         raise NoReading(
-            f"{what} was not read in the last {_span(last_s)}; ask for more with --last, such as "
-            f"--last {_span(min(MAX_LAST_S, 7 * max(last_s, 86_400)))}."
+            f"{what} was not read in the last {parse.span(last_s)}; ask for more with --last, such as "
+            f"--last {parse.span(min(MAX_LAST_S, 7 * max(last_s, 86_400)))}."
         )
     interval_s = device.interval_s or session.config.interval_s
     told = Story(device.name, zone, since, now, width, times, columns)
@@ -288,11 +288,3 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue().rstrip("\n")
-
-
-def _span(seconds: float) -> str:
-    """A time as it is typed: 90s, 5m, 24h, 7d."""
-    for unit, length_s in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds >= length_s and seconds % length_s == 0 and seconds != 86_400:
-            return f"{seconds / length_s:g}{unit}"
-    return "24h" if seconds == 86_400 else f"{seconds:g}s"

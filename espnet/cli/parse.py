@@ -123,9 +123,17 @@ def duration(text: str, what: str, least: float = 0.0, most: float = 366 * 86_40
     if math.isfinite(value) and least <= value <= most:
         return value
     raise UsageError(
-        f"{what} must be a time such as 90, 90s, 5m, 2h or 1d{_bounds(least, most, ' s')}, "
+        f"{what} must be a time such as 90, 90s, 5m, 2h or 1d, from {span(least)} to {span(most)}; "
         f"not {quoted(text)}."
     )
+
+
+def span(seconds: float) -> str:
+    """A time as it is typed: 90s, 5m, 24h, 7d."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length_s and seconds % length_s == 0 and seconds != 86_400:
+            return f"{seconds / length_s:g}{unit}"
+    return "24h" if seconds == 86_400 else f"{seconds:g}s"
 
 
 def one_of(text: str, what: str, allowed: Sequence[str]) -> str:
@@ -137,12 +145,12 @@ def one_of(text: str, what: str, allowed: Sequence[str]) -> str:
     )
 
 
-def _bounds(least: float, most: float, unit: str = "") -> str:
+def _bounds(least: float, most: float) -> str:
     parts = []
     if least > -math.inf:
-        parts.append(f"at least {least:g}{unit}")
+        parts.append(f"at least {least:g}")
     if most < math.inf:
-        parts.append(f"at most {most:g}{unit}")
+        parts.append(f"at most {most:g}")
     return f" of {' and '.join(parts)}" if parts else ""
 
 

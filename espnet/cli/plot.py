@@ -50,7 +50,7 @@ def require_matplotlib(data_dir: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise EspNetError(
-            "--png needs matplotlib, which is not installed: pip install 'espnet[plot]'. "
+            "--png needs matplotlib, which is not installed: pip install matplotlib. "
             "--plot draws in the terminal without it."
         ) from error
 
@@ -170,17 +170,19 @@ def _is_switch(story: "Story", field: str) -> bool:
 
 
 def _marks(low: float, high: float, count: int) -> list[float]:
-    """About ``count`` round numbers from ``low`` to ``high``, at least two; more than they span where
-    nothing changes."""
+    """About ``count`` round numbers from ``low`` to ``high``, at least two; around them where nothing
+    changes."""
     if {low, high} <= {0.0, 1.0}:
         return [0.0, 1.0]
     room = (high - low) / count or abs(low) / 10 or 1.0
     power = 10.0 ** math.floor(math.log10(room))
-    steps = [step * power for step in (1, 2, 2.5, 5, 10) if step * power >= room * 0.999]
-    step = steps[0]
-    marks = _multiples(step, math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9))
-    if len(marks) > 1:
-        return marks
+    steps = [step * power for step in (10, 5, 2.5, 2, 1, 0.5, 0.25, 0.2)]
+    step = [step for step in steps if step >= room * 0.999][-1]
+    # The widest that has two of its marks between the ends; a flat line has none.
+    for finer in steps[steps.index(step) :]:
+        marks = _multiples(finer, math.ceil(low / finer - 1e-9), math.floor(high / finer + 1e-9))
+        if len(marks) > 1:
+            return marks
     return _multiples(step, math.floor(low / step), math.floor(low / step) + 1)
 
 

@@ -7,6 +7,7 @@ no control character of theirs reaches the terminal.
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,27 +166,59 @@ def _print_table(records: Records) -> None:
 def _print_fitting(
     columns: dict[str, list[str]], widths: dict[str, int], spare: Sequence[str]
 ) -> None:
-    """Prints a table as wide as the terminal at most, without ``spare`` columns if need be."""
+    """Prints a table as wide as the terminal at most; what a cell says is never cut.
+
+    Where there is no room, ``spare`` columns go, then titles break over lines, then the last columns
+    go too, and that is said.
+    """
     # These take 0.06 s to import, which a pipe does not wait for.
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
     least = {column: min(width, _FOLDED.get(column, width)) for column, width in widths.items()}
+    titles = {column: _title(column) for column in columns}
+
+    def is_fitting() -> bool:
+        return sum(least.values()) + _GAP * (len(least) - 1) <= console.width
+
     for column in spare:
-        if sum(least.values()) + _GAP * (len(least) - 1) <= console.width:
+        if is_fitting():
             break
+        del columns[column], least[column]
+    if not is_fitting():
+        for column, (_, *cells) in columns.items():
+            if column not in _FOLDED:
+                titles[column] = _broken(titles[column], max(map(cell_len, cells)))
+                least[column] = max(map(cell_len, [*titles[column].split("\n"), *cells]))
+    left_out: list[str] = []
+    while len(columns) > 2 and not is_fitting():
+        left_out.insert(0, column := list(columns)[-1])
         del columns[column], least[column]
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(_title(column), no_wrap=column not in _FOLDED, overflow="fold")
+        table.add_column(titles[column], no_wrap=column not in _FOLDED, overflow="fold")
     for row in list(zip(*columns.values(), strict=True))[1:]:
         table.add_row(*map(Text, row))
     with console.capture() as lines:  # rich has its own ideas of what to do about a closed pipe
         console.print(table)
     for line in lines.get().splitlines():
         print(line.rstrip())
+    if left_out:
+        names = ", ".join(map(_title, left_out))
+        print(f"No room here for {names}; --json has everything.", file=sys.stderr)
+
+
+def _broken(title: str, width: int) -> str:
+    """A title in lines: broken after dots and spaces, as few times as ``width`` allows."""
+    lines = [""]
+    for piece in re.findall(r"[^. ]+[. ]?|[. ]", title):
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _print_parts(parts: Sequence[Records | Section]) -> None:
