@@ -30,7 +30,10 @@ repeat
   else
     rows = redis.pcall('XPENDING', SAMPLES, sink, 'IDLE', silence_ms, '-', '+', most)
   end
-  if rows.err then return found end -- there is no such sink any more
+  if rows.err then
+    -- There is no such sink any more.
+    return string.find(rows.err, 'NOGROUP') and found or rows
+  end
   for _, row in ipairs(rows) do hold(row[1], row[4]) end
 until #found > 0 or #rows == 0
 if repeated > 0 then redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'repeated', repeated) end
