@@ -191,6 +191,8 @@ class Daemon:
             async with asyncio.TaskGroup() as ticks:
                 await self._beat(collector, ticks, stop)
                 collector.stop()
+                # Now, and not when the last trip has ended: a sink must not be asked anew meanwhile.
+                self._stop_uploads.set()
         finally:
             self._stop_uploads.set()
             await asyncio.gather(*uploads)
