@@ -55,6 +55,7 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "commit": lambda s: s.commit([poll(GRANT, batch=batch(2), refused=1)]),
     "collectors": lambda s: s.collectors(NOW, 60),
     "collectors_seen": lambda s: s.collectors_seen(NOW, 60),
+    "sign_off": lambda s: s.sign_off("here"),
     "join": lambda s: s.join("new", NOW),
     "take": lambda s: s.take("dd", "me", 9),
     "oldest_waiting": lambda s: s.oldest_waiting("dd"),
