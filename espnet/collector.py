@@ -99,7 +99,7 @@ class Collector:
         self._targets: dict[str, Target] = {}
         self._watch = Watch()
         self._in_flight = 0
-        self._claiming = False
+        self._claiming = self._has_claimed = False
         self._stopping = False
         # One thread, hence one Redis connection and no two scripts at once.
         self._redis_thread = ThreadPoolExecutor(1, thread_name_prefix="redis")
@@ -137,10 +137,15 @@ class Collector:
         self._stopping = True
 
     async def close(self) -> None:
-        """Closes every connection. Call it when the last tick has ended."""
+        """Closes every connection, and is at work no more. Call it when the last tick has ended."""
         for target in self._targets.values():
             target.link.close()
         self._targets.clear()
+        if self._has_claimed and not self._outage.is_on:
+            try:
+                await self._in_thread(lambda: self._store.sign_off(self._holder))
+            except StoreUnavailable as error:
+                self._outage.began(error)
         self._redis_thread.shutdown()
 
     # --- one batch ------------------------------------------------------------------------------
@@ -154,6 +159,7 @@ class Collector:
             self._outage.began(error)
             return []
         self._outage.ended()
+        self._has_claimed = True
         if (version := self._store.jobs_version) != self._watch.version:
             await self._learn(version)
         return claims

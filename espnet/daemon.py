@@ -28,6 +28,7 @@ from espnet.collector import MAX_IN_FLIGHT, Collector, Outage
 from espnet.config import Config
 from espnet.errors import StoreUnavailable
 from espnet.historian import Historian
+from espnet.sinks.console import is_ready
 from espnet.store import HISTORY, Store
 from espnet.uploader import Uploader
 
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 
 #: At least so often what was read goes into the history, in seconds.
 HISTORY_EVERY_S = 10.0
+#: How long the first line of the log that nobody takes is waited with, in seconds.
+LOG_WAIT_S = 0.1
 
 
 def configure_logging(log_format: str) -> None:
@@ -60,14 +63,17 @@ def configure_logging(log_format: str) -> None:
 
 
 class _Stderr:
-    """Writes to whatever stderr is now. When nobody reads it any more, heaters still want deciding."""
+    """Writes to whatever stderr is now. When nobody reads it (any more), heaters still want deciding:
+    what a terminal that stands still (Ctrl-S), or a full pipe, does not take is left out."""
 
     def __init__(self, *_: object) -> None:
-        pass
+        self._was_ready = True
 
     def msg(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            structlog.PrintLogger(sys.stderr).msg(line)
+            self._was_ready = is_ready(sys.stderr, LOG_WAIT_S if self._was_ready else 0.0)
+            if self._was_ready:
+                structlog.PrintLogger(sys.stderr).msg(line)
 
     debug = info = warning = error = critical = msg
 
@@ -191,6 +197,8 @@ class Daemon:
             async with asyncio.TaskGroup() as ticks:
                 await self._beat(collector, ticks, stop)
                 collector.stop()
+                # Now, and not when the last trip has ended: a sink must not be asked anew meanwhile.
+                self._stop_uploads.set()
         finally:
             self._stop_uploads.set()
             await asyncio.gather(*uploads)

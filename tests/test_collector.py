@@ -459,23 +459,36 @@ def test_a_stop_claims_nothing_more_and_lets_polls_end(wire: Wire, store: Store)
     assert not wire.requests[host(1)]
 
 
-def test_two_collectors_poll_every_board_once_an_interval(wire: Wire, store: Store) -> None:
-    """Any number of collectors share a fleet by nothing but the store."""
+def test_who_has_stopped_is_at_work_no_more(wire: Wire, store: Store) -> None:
+    """After an orderly stop nobody takes a collector for one that is at work; the others stay."""
     clock = ManualClock()
+    register(store, wire, clock, 1)
 
     async def main() -> None:
-        async with (
-            collecting(store, clock, "a") as one,
-            collecting(Store(store.url), clock, "b") as two,
-        ):
+        async with collecting(store, clock, "stays") as stays:
+            async with collecting(store, clock, "goes") as goes:
+                await goes.tick(clock.now())
+                await stays.tick(clock.now())
+                assert store.collectors(clock.now(), 60) == ["goes", "stays"]
+            assert store.collectors(clock.now(), 60) == ["stays"]
+
+    run(main())
+
+
+def test_two_collectors_poll_every_board_once_an_interval(wire: Wire, store: Store) -> None:
+    """Any number of collectors share a fleet by nothing but the store."""
+    clock, other = ManualClock(), Store(store.url)
+
+    async def main() -> None:
+        async with collecting(store, clock, "a") as one, collecting(other, clock, "b") as two:
             for turn in range(1, 6):
                 ticks = await asyncio.gather(*(c.tick(clock.now()) for c in (one, two, one, two)))
                 assert sum(tick.ok for tick in ticks) == 60
                 assert sum(tick.failed + tick.void for tick in ticks) == 0
                 assert {len(requests) for requests in wire.requests.values()} == {turn}
                 clock.advance(10)
-            two._store.close()
-        assert store.collectors(clock.now(), 60) == ["a", "b"]
+            assert store.collectors(clock.now(), 60) == ["a", "b"]
+        other.close()
 
     register(store, wire, clock, 60)
     run(main())

@@ -360,7 +360,7 @@ def test_the_history_has_its_place() -> None:
     section = next(part for part in shown.parts if part.title == "History")
     assert [line.text for line in section.lines] == [
         "full rate: 24 h back, 1 MB",
-        "hourly: nothing packed yet, 0 B",
+        "hourly: no block yet, 0 B",
     ]
     assert shown.data["history"][0] == {
         "level": "full rate",

@@ -179,7 +179,8 @@ def _sink(sink: Sink, facts: Facts) -> Iterator[Line]:
 
 def _history(facts: Facts) -> Iterator[Line]:
     for level in facts.history or ():
-        back = f"{duration(facts.now - level.since)} back" if level.since else "nothing packed yet"
+        # The newest readings wait to be packed, and are not counted here.
+        back = f"{duration(facts.now - level.since)} back" if level.since else "no block yet"
         yield Line(f"{level.level}: {back}, {size(level.bytes)}")
         if level.short and level.least_s is not None:
             devices = amount(level.short, "device")

@@ -31,9 +31,8 @@ repeat
     rows = redis.pcall('XPENDING', SAMPLES, sink, 'IDLE', silence_ms, '-', '+', most)
   end
   if rows.err then
-    -- There is no such sink any more; all else is somebody's mistake.
-    if string.find(rows.err, 'NOGROUP') then return found end
-    return rows
+    -- There is no such sink any more.
+    return string.find(rows.err, 'NOGROUP') and found or rows
   end
   for _, row in ipairs(rows) do hold(row[1], row[4]) end
 until #found > 0 or #rows == 0

@@ -12,11 +12,9 @@ if is_new then
   redis.pcall('XGROUP', 'DESTROY', SAMPLES, sink)
   redis.call('DEL', books)
 end
+if has_group(sink) then return 0 end
 local problem = open_group(sink)
-if problem then
-  if string.find(problem.err, 'BUSYGROUP') then return 0 end
-  return problem
-end
+if problem then return problem end
 local queued = tonumber(redis.call('HGET', BOOKS, 'queued') or '0')
 local more = queued - tonumber(redis.call('HGET', books, 'queued') or '0')
 redis.call('HINCRBY', books, 'collected', math.max(more, 0))

@@ -5,6 +5,7 @@
 --       is news since the last time: accepted, expired, dropped, dead; '' or, of an unfinished entry, a byte
 --       for each sample, zero where it has no fate yet; then each dead letter
 --
+-- A full Redis refuses what needs memory, unless the script has written before: so what needs none comes first.
 -- An unfinished entry is anybody's at once. One that is not the consumer's was taken over by somebody else, who
 -- will say what becomes of it, or was dropped. Returns the number of entries that were settled.
 local sink, consumer, keep = ARGV[2], ARGV[3], ARGV[5]
@@ -13,9 +14,6 @@ local DEAD, PARTS = PREFIX .. 'dead', PREFIX .. 'parts:' .. sink
 local LONG_AGO_MS = 86400000
 local others = others_than(sink)
 local settled, sums = 0, {accepted = 0, expired = 0, dropped = 0, dead = 0}
-if repeated > 0 and redis.call('HEXISTS', SINKS, sink) == 1 then
-  redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'repeated', repeated)
-end
 local at = 7
 while at <= #ARGV do
   local id, samples, bytes, fates = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 7]
@@ -26,17 +24,20 @@ while at <= #ARGV do
   if row and row[2] == consumer then
     sums.accepted, sums.expired = sums.accepted + accepted, sums.expired + expired
     sums.dropped, sums.dead = sums.dropped + dropped, sums.dead + dead
-    for i = 0, dead - 1 do redis.call('XADD', DEAD, '*', 'sink', sink, 'letter', ARGV[at + i]) end
     if fates == '' then
       settled = settled + 1
       acknowledge(sink, id)
       let_go(sink, others, id, samples, bytes, keep)
     else
-      if string.find(fates, '[^%z]') then redis.call('HSET', PARTS, id, fates) end
       redis.call('XCLAIM', SAMPLES, sink, consumer, 0, id, 'IDLE', LONG_AGO_MS, 'RETRYCOUNT', 0, 'JUSTID')
+      if string.find(fates, '[^%z]') then redis.call('HSET', PARTS, id, fates) end
     end
+    for i = 0, dead - 1 do redis.call('XADD', DEAD, '*', 'sink', sink, 'letter', ARGV[at + i]) end
   end
   at = at + dead
+end
+if repeated > 0 and redis.call('HEXISTS', SINKS, sink) == 1 then
+  redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'repeated', repeated)
 end
 local ended = 0
 for name, count in pairs(sums) do

@@ -65,6 +65,11 @@ local function acknowledge(sink, id)
   return done == 1
 end
 
+-- Whether a sink has its group. Making one to find out is refused where Redis is full.
+local function has_group(sink)
+  return not redis.pcall('XPENDING', SAMPLES, sink, '-', '+', 1).err
+end
+
 -- Makes a sink's group; all that is in the stream waits for it. Returns the error where there is one.
 local function open_group(sink)
   local made = redis.pcall('XGROUP', 'CREATE', SAMPLES, sink, '0', 'MKSTREAM')

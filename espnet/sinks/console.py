@@ -38,7 +38,7 @@ class Console:
         for count, text in self._pieces(samples):
             is_unsure, why = False, ""
             try:
-                if self._is_ready(until - self._clock.monotonic()):
+                if is_ready(self._stream, until - self._clock.monotonic()):
                     self._stream.write(text)
                     self._stream.flush()
                 else:
@@ -69,16 +69,17 @@ class Console:
         if count:
             yield count, piece.decode(encoding)
 
-    def _is_ready(self, wait_s: float) -> bool:
-        """Whether a piece can be written now, or within ``wait_s``. Streams in memory always can."""
-        try:
-            fd = self._stream.fileno()
-        except io.UnsupportedOperation:
-            return True
-        poller = select.poll()
-        poller.register(fd, select.POLLOUT)
-        # Whatever else it reports, a reader that is gone among it, the writing will say.
-        return bool(poller.poll(max(0.0, wait_s) * 1000))
+
+def is_ready(stream: TextIO, wait_s: float) -> bool:
+    """Whether a piece can be written now, or within ``wait_s``. Streams in memory always can."""
+    try:
+        fd = stream.fileno()
+    except io.UnsupportedOperation:
+        return True
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    # Whatever else it reports, a reader that is gone among it, the writing will say.
+    return bool(poller.poll(max(0.0, wait_s) * 1000))
 
 
 def line_of(sample: Sample) -> str:

@@ -206,6 +206,11 @@ class Trips(Registry):
         rows = self._redis.zrangebyscore(self._collectors, now - within_s, "+inf", withscores=True)
         return {name.decode(): at for name, at in rows}
 
+    @translated
+    def sign_off(self, collector: str) -> None:
+        """At an orderly stop: the collector is at work no more."""
+        self._redis.zrem(self._collectors, collector)
+
     # --- what deciding looks at
 
     @translated

@@ -1,8 +1,11 @@
 """`espcli run` from start to stop, and what people change in the registry under it."""
 
+import contextlib
 import json
+import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -11,7 +14,7 @@ import requests
 
 from espnet.simulator import Board
 
-from .world import ESPCLI, Run, World, gaps, marked_processes, polls, wait_for
+from .world import ESPCLI, PATIENCE_S, Run, World, gaps, marked_processes, polls, wait_for
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -70,8 +73,10 @@ def test_every_line_of_the_log_is_of_the_documented_vocabulary(
     """With ``--log_format json`` every line is a JSON object with a time, a level and a known event; a
     fault is one line when it begins and one when it ends, however many polls it lasted."""
     world.register(*boards[:2])
+    begun_s = time.monotonic()
     run = world.start("10", "--device_update_interval", "0.2")
-    wait_for("a poll", lambda: polls(boards[0]))
+    # Refused at its first poll, a board is asked once more, as one of 2021.
+    wait_for("a poll", lambda: polls(boards[0], begun_s))
     boards[0].fault("http_500", count=3)
     run.wait_for_event("board.lost")
     back = run.wait_for_event("board.back")
@@ -124,6 +129,29 @@ def _keys_with(client: redis.Redis, text: str) -> list[str]:
         if text in key.decode() or text in repr(held):
             found.append(key.decode())
     return found
+
+
+def test_a_log_that_nobody_takes_holds_nothing_up(world: World, boards: list[Board]) -> None:
+    """Stderr that stands still (Ctrl-S, a full pipe) stops neither the polls nor the order to stop."""
+    world.register(boards[0])
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"\n")
+        os.set_blocking(writing, True)
+        begun_s = time.monotonic()
+        with subprocess.Popen([ESPCLI, "run", "10"], env=world.environ, stderr=writing) as run:
+            try:
+                wait_for("polls", lambda: len(polls(boards[0], begun_s)) > 3)
+                run.send_signal(signal.SIGTERM)
+                assert run.wait(PATIENCE_S) == 0
+            finally:
+                run.kill()
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 @pytest.mark.parametrize("fault", [None, "hang"])

@@ -1,5 +1,6 @@
 """Samples on their way to Datadog: names, tags and units as documented, and nothing lost silently."""
 
+import signal
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from espnet.simulator import Board
 from espnet.simulator.intake import Answer, Intake
 
-from .world import KEY, World, to_intake, wait_for
+from .world import KEY, PATIENCE_S, World, polls, to_intake, wait_for
 
 
 @pytest.fixture
@@ -124,6 +125,26 @@ def test_delivery_goes_on_after_the_intake_was_away(
     world.espcli("upload_queued_metrics", **to_intake(intake.url))
     books = world.require_balance()
     assert books["accepted"] == books["collected"] == intake.accepted
+
+
+def test_who_is_told_to_stop_begins_no_upload(
+    world: World, boards: list[Board], intake: Intake
+) -> None:
+    """However long the last polls take, no sink is asked anew meanwhile: a stop takes as long as the
+    slower of both, not one after the other."""
+    silent, good = boards[:2]
+    world.register(silent, good)
+    run = world.start("10", "--device_requests_timeout", "5", **to_intake(intake.url))
+    wait_for("an upload", lambda: intake.accepted)
+    silent.fault("hang")
+    wait_for("a poll in vain", lambda: polls(silent)[-1].fault == "hang")
+    run.send(signal.SIGTERM)
+    wait_for("no more polls", lambda: polls(good)[-1].at_s < time.monotonic() - 1)
+    asked = intake.statuses.total()
+    world.espcli("device", "b1", "update")
+    assert run.process.wait(PATIENCE_S) == 0
+    assert intake.statuses.total() == asked
+    assert world.require_balance()["queued"] > 0
 
 
 def test_each_sink_gets_everything_whatever_the_others_do(
