@@ -7,7 +7,8 @@ verdict         what becomes of the samples
 ``BAD``         halved until the guilty one is alone: a dead letter; all others are delivered
 ``TOO_LARGE``   halved; a sample that is too large alone is a dead letter
 ``DENIED``      kept; the sink is paused and asked again every minute, with one entry
-``BUSY``        kept; asked again after 2 to 64 s, or when the sink says, with one entry
+``BUSY``        kept; asked again after 2 to 64 s, or when the sink says, with one entry; where no answer
+                came, with half as much then
 ==============  ==================================================================================
 
 Samples that are too old for the sink are expired and never sent; from the future they are dead letters.
@@ -316,6 +317,9 @@ class Uploader:
             elif outcome.accepted and not outcome.tried:
                 continue  # its time was over, not its patience
             elif outcome.verdict not in _REFUSALS:
+                if outcome.is_unsure and outcome.tried > 1:
+                    # Perhaps the line is too slow for so much; the next round asks with less.
+                    self._most = outcome.tried // 2
                 return outcome
             elif outcome.tried > 1:
                 # It stays so small until something is accepted, also in the rounds to come.

@@ -68,6 +68,12 @@ def test_past_the_bound_the_oldest_samples_go_and_are_counted(
     assert (totals.collected, totals.dropped, totals.queued) == (28, 23, 5)
 
 
+def test_a_poll_is_one_entry(store: Store, raw: redis.Redis) -> None:
+    """However many samples a poll makes; two polls are two."""
+    queue(store, 7, 1)
+    assert [int(fields[b"n"]) for _, fields in raw.xrange(STREAM)] == [7, 1]
+
+
 def test_the_bound_in_bytes_is_as_good_as_the_one_in_samples(
     new_store: Callable[..., Store],
 ) -> None:
