@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from espnet.model import (
     encode,
 )
 from espnet.series import tags_of
+from espnet.simulator.room import Room, RoomState, advance, shown
 from espnet.store import HISTORY, Claim, Grant, Poll, Store
 from espnet.store.history import Packing
 from espnet.trip import Sight, seen
@@ -93,8 +95,8 @@ def memory(raw: redis.Redis) -> int:
 
 
 class Day:
-    """24 hours of a room as the collector sees them: a poll in 10 s, 40 minutes without an answer,
-    a sensor that fails now and then, and 20 minutes in which nothing polls at all.
+    """24 hours of the simulator's room, with a thermostat, as the collector sees them: a poll in 10 s, 40
+    minutes without an answer, a sensor that fails now and then, and 20 minutes in which nothing polls.
 
     ``truth`` is what was read, by the names and in the units of the history.
     """
@@ -105,10 +107,15 @@ class Day:
         self.truth: dict[float, dict[str, float]] = {}
         self.device = device
         claim = Claim(device, None, NOW, Grant(device.id, "t", 1))
-        tags, at, celsius, failures = tags_of(device), NOW, 21.0, 0
+        tags, at, failures = tags_of(device), NOW, 0
+        room = Room(outside_c=4.0, start_c=21.0, heater_c_per_h=14.0, noise_c=0.03, seed=seed)
+        state = RoomState(NOW, room.start_c)
         while at < NOW + 86_400:
             hour = (at - NOW) / 3_600
-            celsius += 0.01 * (20 + 4 * (hour / 24 - 0.5) - celsius) + luck.gauss(0, 0.03)
+            state = advance(room, state, (), at)
+            celsius, target = shown(room, state), 20 + 4 * (hour / 24 - 0.5)
+            if abs(celsius - target) > 0.3:
+                state = replace(state, heating=celsius < target)
             came = round(at + luck.uniform(0, 0.2), 6)
             if 17 <= hour < 17 + 1 / 3:
                 at += 10
@@ -122,7 +129,7 @@ class Day:
             failures = 0
             temp, humidity = round(celsius, 1), round(45 + luck.gauss(0, 0.4), 1)
             pin, adc, board_f = (
-                int(celsius > 20),
+                int(state.heating),
                 round(8 * luck.gauss(2_000, 6)) / 8,
                 128 + luck.choice((0, 0, 1)),
             )
