@@ -159,6 +159,15 @@ def store(new_store: Callable[..., Store]) -> Store:
     return new_store()
 
 
+@pytest.fixture
+def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands in this process read: a private Redis and folder, and nothing of the user's own."""
+    for name in [name for name in os.environ if name.startswith(("ESPNET_", "DATADOG_", "DD_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
+
+
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """A test that runs a command in this process leaves its logging to nobody."""

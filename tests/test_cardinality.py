@@ -1,13 +1,11 @@
 """Laws of `espcli cardinality`: what is counted, what a change would cost, and what `run` makes of it."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +30,8 @@ from espnet.model import (
 from espnet.series import series_of, shown_of, tags_of
 from espnet.sinks.prometheus import Fleet, JobState, families
 from espnet.store import Store
+
+pytestmark = pytest.mark.usefixtures("settings")
 
 NOW = 1_750_000_000.0
 LAMP = Timer(name="lamp", pin=4, start="06:00", hours=2, zone="UTC")
@@ -131,14 +131,6 @@ def test_the_page_for_prometheus_is_counted_as_it_is_written() -> None:
 
 
 # --- the command ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("ESPNET_", "DATADOG_", "DD_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-    monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from espnet.cli.render import Lines, show
 from espnet.simulator import Board, Fleet
 from espnet.simulator.intake import Intake
 from espnet.store import Store
+
+pytestmark = pytest.mark.usefixtures("settings")
 
 KEY = "a-key-of-no-value"
 Say = Callable[..., str]
@@ -37,14 +38,6 @@ def board(boards: Fleet) -> Board:
     boards[0].clear()
     boards[0].set(dht={4: (21.5, 40)})
     return boards[0]
-
-
-@pytest.fixture(autouse=True)
-def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("ESPNET_", "DATADOG_", "DD_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-    monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Laws of the words about samples: what they show, what they do, and what they say when they cannot."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -55,11 +54,7 @@ class Denied(Willing):
 
 
 @pytest.fixture(autouse=True)
-def settings(redis_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("ESPNET_", "DATADOG_", "DD_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REDIS_URL", redis_url)
-    monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
+def fresh_sinks(settings: None) -> None:
     for sink in (Willing, Other):
         sink.is_away, sink.dislikes, sink.got, sink.window_s = False, (), [], None
 

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -50,18 +50,6 @@ def register(store: Store, device: Device) -> Device:
 def batch(at: float, device: Device, **fields: float) -> SampleBatch:
     points = tuple((f"esp32.{name}", value, ()) for name, value in fields.items())
     return SampleBatch(at, tags_of(device), points)
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
-    with closing(Store(redis_url)) as store:
-        yield store
 
 
 @pytest.fixture
