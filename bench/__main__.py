@@ -20,6 +20,9 @@ VARIANTS: dict[str, tuple[list[str], int]] = {
     "espnet_with_one_job": ([], 1),
     "espnet_with_two_jobs": ([], 2),
     "espnet_without_keep_alive": (["close"], 0),
+    # Boards that know leases, so that their polls carry a fence; and the same, claimed.
+    "espnet_fenced": (["fenced"], 0),
+    "espnet_claimed": (["claimed"], 0),
 }
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -36,7 +39,10 @@ def run(url: str, options: list[str], jobs: int) -> dict[str, float]:
     try:
         ports = json.loads(boards.stdout.readline())
         done = subprocess.run(
-            [sys.executable, "-m", "bench.trip", url, str(SECONDS), str(jobs), *map(str, ports)],
+            [
+                *(sys.executable, "-m", "bench.trip", url, str(SECONDS), str(jobs)),
+                *("claimed" if "claimed" in options else "open", *map(str, ports)),
+            ],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -67,6 +73,11 @@ def main() -> None:
             f"{name.replace('_', ' '):27} {figures['polls_per_cpu_s']:>21,.0f} "
             f"{figures['redis_round_trips_per_poll']:>23.3f} {figures['rss_kb'] / 1024:>6.0f} MB"
         )
+    share = (
+        1
+        - results["espnet_claimed"]["polls_per_cpu_s"] / results["espnet_fenced"]["polls_per_cpu_s"]
+    )
+    print(f"Passwords take {share:.1%} of a trip (claimed against fenced).")
     print(f"Medians of {ROUNDS} rounds, 100 boards, 34 pins each; written to {RESULTS.name}.")
 
 

@@ -1,6 +1,6 @@
 """One collecting process over the stand-in boards: measures itself, prints one JSON object.
 
-    python -m bench.trip REDIS_URL SECONDS JOBS PORT…
+    python -m bench.trip REDIS_URL SECONDS JOBS open|claimed PORT…
 
 Each tick finds every board due, so that nothing is measured but trips: claim, HTTP, parse, decide,
 commit with the reading and the samples. The stream and its books go between the ticks that are
@@ -18,7 +18,7 @@ import msgspec
 import redis
 import uvloop
 
-from bench.boards import board_id, status
+from bench.boards import PASSWORD, board_id, status
 from espnet.clock import ManualClock
 from espnet.collector import Collector
 from espnet.model import Device, Job, Reading, Threshold, Timer
@@ -53,7 +53,9 @@ JOBS: tuple[Job, ...] = (
 )
 
 
-async def measure(url: str, seconds: float, count: int, ports: list[int]) -> dict[str, float]:
+async def measure(
+    url: str, seconds: float, count: int, claimed: bool, ports: list[int]
+) -> dict[str, float]:
     pool = redis.ConnectionPool(connection_class=CountingConnection, path=url.split("://")[1])
     client = redis.Redis(connection_pool=pool)
     client.flushall()
@@ -69,7 +71,9 @@ async def measure(url: str, seconds: float, count: int, ports: list[int]) -> dic
         reading = Reading(
             at=0, poll_s=0, interval_s=INTERVAL_S, collector="", status=msgspec.Raw(status(number))
         )
-        store.add(device, reading, first_due=clock.now())
+        if claimed:
+            store.add_password(device.id, PASSWORD)
+        store.add(device, reading, first_due=clock.now(), has_password=claimed)
         jobs = tuple(
             msgspec.structs.replace(job, input=f"{device.name}.f")
             if isinstance(job, Threshold)
@@ -79,7 +83,8 @@ async def measure(url: str, seconds: float, count: int, ports: list[int]) -> dic
         if jobs:
             store.change_jobs(device.name, lambda _, __, jobs=jobs: jobs, now=clock.now())
     collector = Collector(store, clock, holder="bench", interval_s=INTERVAL_S, timeout_s=2.0)
-    await collector.tick(clock.advance(1))  # connects, loads the scripts
+    for _ in range(3):  # connects, loads the scripts, learns what boards know, is challenged
+        await collector.tick(clock.advance(INTERVAL_S))
 
     polls = 0
     cpu_s = 0.0
@@ -107,6 +112,8 @@ async def measure(url: str, seconds: float, count: int, ports: list[int]) -> dic
 
 
 if __name__ == "__main__":
-    url, seconds, count, *ports = sys.argv[1:]
-    result = uvloop.run(measure(url, float(seconds), int(count), [int(port) for port in ports]))
+    url, seconds, count, access, *ports = sys.argv[1:]
+    result = uvloop.run(
+        measure(url, float(seconds), int(count), access == "claimed", [int(port) for port in ports])
+    )
     print(json.dumps(result))

@@ -20,6 +20,7 @@ import structlog
 
 from espnet import inputs, trip
 from espnet.clock import Clock
+from espnet.credential import Credential
 from espnet.errors import BoardError, StoreUnavailable
 from espnet.model import Device, Input, Threshold
 from espnet.store import BATCH, Claim, Grant, Poll, Store
@@ -186,6 +187,7 @@ class Collector:
     async def _poll(self, claims: Sequence[Claim]) -> Tick:
         """Polls claimed devices and commits them as they end, the quick ones first."""
         locked_until = self._clock.monotonic() + self.lock_ttl_s
+        await self._log_in(claims)
         others = await self._others(claims)
         waiting = {asyncio.create_task(self._trip(claim, others)) for claim in claims}
         failed = void = 0
@@ -197,6 +199,34 @@ class Collector:
                 void += await self._commit(polls, locked_until)
                 self._in_flight -= len(polls)
         return Tick(len(claims) - failed, failed, void)
+
+    async def _log_in(self, claims: Sequence[Claim]) -> None:
+        """Fetches the passwords of boards that are new here, or have another one.
+
+        Where Redis does not say, or the seal does not open, the board is polled without one, and the
+        next poll asks again.
+        """
+        now_s, known = self._clock.monotonic(), self._targets
+        wanting = [
+            self._target(claim.device)
+            for claim in claims
+            if claim.device.credential
+            and (
+                (target := known.get(claim.device.id)) is None
+                or target.device is not claim.device
+                or target.wants_login(now_s)
+            )
+        ]
+        if not wanting:
+            return
+        ids = [target.device.id for target in wanting]
+        try:
+            found = await self._in_thread(lambda: self._store.credentials(ids))
+        except StoreUnavailable as error:
+            self._outage.began(error)
+            return
+        for target in wanting:
+            target.log_in(found.get(target.device.id, Credential(problem="is gone from Redis")))
 
     async def _others(self, claims: Sequence[Claim]) -> dict[str, Input] | None:
         """What the thresholds of a batch look at beyond their own boards, in one round trip.

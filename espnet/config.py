@@ -4,6 +4,7 @@ Invariants: a `Config` is complete and checked, or there is none; a bad value is
 its variable. Secrets do not show in a ``repr``. What the command line says wins over the environment.
 """
 
+import base64
 import math
 import os
 import re
@@ -36,13 +37,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ``interval_s`` is the poll interval of devices without their own, ``timeout_s`` the patience with
     one request to a board, ``upload_interval_s`` the pause between two uploads. ``sinks`` None means
     that nobody chose any. ``max_samples`` and ``max_bytes`` bound the stream, ``history_bytes`` the
-    history (0: none), ``max_metrics`` what a sink may be billed for (None: anything). ``zone`` (IANA name,
-    "" for this machine's), ``lat`` and ``lon`` (degrees north and east) are those of jobs that say
-    nothing else.
+    history (0: none), ``max_metrics`` what a sink may be billed for (None: anything). ``secret_keys`` open
+    the boards' passwords, and the first one seals them. ``zone`` (IANA name, "" for this machine's),
+    ``lat`` and ``lon`` (degrees north and east) are those of jobs that say nothing else.
     """
 
     redis_url: str | None = None
     prefix: str = "espnet:"
+    secret_keys: tuple[str, ...] = ()
     data_dir: Path
     interval_s: float = DEFAULT_INTERVAL_S
     timeout_s: float = 2.0
@@ -102,6 +104,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
             "prometheus": ("ESPNET_PROMETHEUS", environ.get("ESPNET_PROMETHEUS")),
             "dogstatsd": ("ESPNET_DOGSTATSD", environ.get("ESPNET_DOGSTATSD")),
             "file_bytes": ("ESPNET_FILE_MB", environ.get("ESPNET_FILE_MB")),
+            "secret_keys": ("ESPNET_SECRET_KEY", environ.get("ESPNET_SECRET_KEY")),
             "log_format": ("ESPNET_LOG_FORMAT", environ.get("ESPNET_LOG_FORMAT")),
             "zone": ("ESPNET_ZONE", environ.get("ESPNET_ZONE")),
             "lat": ("ESPNET_LAT", environ.get("ESPNET_LAT")),
@@ -210,6 +213,23 @@ def _dogstatsd(name: str, text: str) -> str:
     return _address(name, text, "127.0.0.1:8125 or unix:///var/run/datadog/dsd.socket")
 
 
+def _secret_keys(name: str, text: str) -> tuple[str, ...]:
+    """Keys of 32 bytes in either kind of base64, with commas between; what is wrong is not shown."""
+    keys = []
+    for word in text.split(","):
+        try:
+            key = base64.b64decode(word.strip().replace("-", "+").replace("_", "/"), validate=True)
+        except ValueError:  # binascii.Error, or not ASCII
+            key = b""
+        if len(key) != 32:
+            raise UsageError(
+                f"{name} must be 32 random bytes in base64, such as `openssl rand -base64 32` makes, or "
+                "several with commas between, the newest first."
+            )
+        keys.append(base64.urlsafe_b64encode(key).decode())
+    return tuple(keys)
+
+
 def _log_format(name: str, text: str) -> str:
     if text not in LOG_FORMATS:
         raise UsageError(f"{name} must be text or json, not {text!r}.")
@@ -245,6 +265,7 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "prometheus": _address,
     "dogstatsd": _dogstatsd,
     "file_bytes": lambda name, text: _megabytes(name, text, 1),
+    "secret_keys": _secret_keys,
     "log_format": _log_format,
     "zone": _zone,
     "lat": lambda name, text: _degrees(name, text, 90),

@@ -6,8 +6,8 @@ more, lets trips under way end within their time-outs, which releases their lock
 uploads back, and ends with exit code 0. A bug in any loop ends the process with a traceback: a
 supervisor sees it, nobody works on half.
 
-Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started``, and those of
-`collector` and `uploader`.
+Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started`` ``redis.open``
+``passwords.closed``, and those of `collector` and `uploader`.
 """
 
 import asyncio
@@ -145,6 +145,7 @@ class Daemon:
                 prefix=config.prefix,
                 max_samples=config.max_samples,
                 max_bytes=config.max_bytes,
+                secret_keys=config.secret_keys,
             )
         )
         return self._stores[-1]
@@ -195,6 +196,7 @@ class Daemon:
             task.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
         try:
             async with asyncio.TaskGroup() as ticks:
+                ticks.create_task(asyncio.to_thread(self._say_what_is_open))
                 await self._beat(collector, ticks, stop)
                 collector.stop()
                 # Now, and not when the last trip has ended: a sink must not be asked anew meanwhile.
@@ -206,6 +208,28 @@ class Daemon:
             for store in self._stores:
                 store.close()
         log.info("collector.stopped", holder=self._holder)
+
+    def _say_what_is_open(self) -> None:
+        """Once, at start: what lets others in, or keeps us out."""
+        store = self._new_store()
+        try:
+            is_open, kept = store.health().is_open, store.all_credentials()
+        except StoreUnavailable:
+            return  # the heartbeat says so
+        if is_open:
+            log.warning(
+                "redis.open",
+                reason="it listens beyond this machine, without a password",
+                effect="who reaches it controls every board; `espcli doctor` says what to do",
+            )
+        closed = [credential.problem for credential in kept.values() if credential.problem]
+        if closed:
+            log.error(
+                "passwords.closed",
+                boards=len(closed),
+                reason=closed[0],
+                effect="these boards are read, not controlled",
+            )
 
     async def _beat(
         self, collector: Collector, ticks: asyncio.TaskGroup, stop: asyncio.Event

@@ -61,6 +61,17 @@ class StoreUnavailable(EspNetError):
     exit_code = 3
 
 
+class CredentialClosed(EspNetError):
+    """A board's password is kept, and cannot be opened here; nothing may take its place."""
+
+    def __init__(self, board_id: str, problem: str) -> None:
+        self.board_id, self.problem = board_id, problem
+        super().__init__(
+            f"EspNet's password for board {board_id} {problem}; set the ESPNET_SECRET_KEY that the "
+            "other commands and `espcli run` have."
+        )
+
+
 class SinkError(EspNetError):
     """A sink cannot work as it is configured."""
 
@@ -80,7 +91,8 @@ class BoardError(EspNetError):
     """A board did not do what was asked.
 
     ``kind`` is the reason in one word, stable for programs: ``refused``, ``unreachable``,
-    ``timeout``, ``closed``, ``http``, ``not_json``, ``bad_answer``, ``wrong_id``, ``too_large``.
+    ``timeout``, ``closed``, ``http``, ``denied`` (it wants a password, or another one), ``not_json``,
+    ``bad_answer``, ``wrong_id``, ``too_large``.
     ``status`` is the HTTP status where there was one. ``field`` is the field that the board
     complained of, where it named one.
     """

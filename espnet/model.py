@@ -33,7 +33,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 class Status(msgspec.Struct, frozen=True):
     """What a board answers to ``GET /``. 2021 firmware knows only ``id``, ``f``, ``gpio`` and
-    ``espnet_host``; on firmware without leases ``leases`` is None.
+    ``espnet_host``; on firmware without leases ``leases`` is None, on firmware without passwords ``claimed``.
 
     ``f`` is the chip's temperature in °F, None on chips without a sensor. ``gpio`` maps a pin's
     number to its level. ``fence`` is the highest number that a lock's holder has shown since boot.
@@ -48,6 +48,8 @@ class Status(msgspec.Struct, frozen=True):
     mem_free: int | None = None
     version: str | None = None
     reset_cause: str | int | None = None
+    claimed: bool | None = None
+    private: bool | None = None
     leases: dict[int, Lease] | None = None
     leases_expired: int | None = None
     fence: int | None = None
@@ -77,7 +79,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
 
     ``dht22`` maps a sensor's name to the pin it hangs on, ``adc`` the pins that are sampled;
     ``report_pins`` are the pins whose levels become samples. ``safe`` is what a governed pin falls back
-    to, low where nothing is said. ``interval_s`` None means the fleet's own interval.
+    to, low where nothing is said. ``interval_s`` None means the fleet's own interval. ``credential`` is
+    0 where EspNet has no password for the board, else a number that changes with it.
     """
 
     id: str
@@ -90,6 +93,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     report_pins: tuple[int, ...] = ()
     safe: dict[int, Literal["low", "high", "hold"]] = {}
     registered_at: float = 0.0
+    credential: int = 0
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +102,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     ``at`` is when the answer came, ``poll_s`` how long the trip took, ``interval_s`` the interval in
     force, ``status`` the board's own answer byte for byte. A DHT22 sensor is in ``dht22`` or in
     ``dht22_errors`` (name → what went wrong), never in both; ``adc`` holds the means of ADC pins, raw,
-    in the same way. ``wrote`` are the levels that the trip set after it had read the board.
+    in the same way. ``wrote`` are the levels that the trip set after it had read the board. ``denied`` is why
+    the board does not let us control it, as the end of a sentence; "" where it does.
     """
 
     at: float
@@ -111,6 +116,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     adc: dict[int, float] = {}
     adc_errors: dict[int, str] = {}
     wrote: dict[int, int] = {}
+    denied: str = ""
 
     def levels(self) -> dict[int, int]:
         """Every pin's level: as the board said it, then as it was written in the same trip."""

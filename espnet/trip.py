@@ -61,7 +61,8 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
 class Sight:
     """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
 
-    ``at`` is when the answer came. A sensor is among the readings or among the errors.
+    ``at`` is when the answer came. A sensor is among the readings or among the errors. ``denied`` is that of
+    `Reading`.
     """
 
     at: float
@@ -71,6 +72,7 @@ class Sight:
     climate_errors: dict[str, str] = field(default_factory=dict)
     adc: dict[int, float] = field(default_factory=dict)
     adc_errors: dict[int, str] = field(default_factory=dict)
+    denied: str = ""
 
     def reading(self, *, poll_s: float, interval_s: float, collector: str) -> Reading:
         """The record of it, before anything was written."""
@@ -84,6 +86,7 @@ class Sight:
             dht22_errors=self.climate_errors,
             adc=self.adc,
             adc_errors=self.adc_errors,
+            denied=self.denied,
         )
 
 

@@ -2,9 +2,10 @@
 
 Invariants: everything ends by the visit's deadlines, which the lock outlasts. Reading comes first and
 renews the board's leases; sensors come before deciding, so that a board's own sensors decide its own
-pins at once. A write that fails is remembered, and tried again by the next visit.
+pins at once. A write that fails is remembered, and tried again by the next visit. Without its password a
+board is read all the same, if it lets itself be read; nothing is controlled, and why is said.
 
-Events: ``pin.set`` ``pin.refused``.
+Events: ``pin.set`` ``pin.refused`` ``board.denied``.
 """
 
 import math
@@ -23,8 +24,10 @@ from espnet.board.calls import (
     read_dht22,
     set_gpio,
 )
+from espnet.board.digest import Login
 from espnet.board.link import Link, request_bytes
 from espnet.clock import Clock
+from espnet.credential import Credential
 from espnet.errors import BoardError
 from espnet.model import (
     Decision,
@@ -38,7 +41,7 @@ from espnet.model import (
     Write,
 )
 from espnet.series import tags_of
-from espnet.store import Claim, Grant
+from espnet.store import MAX_FENCE_SEEN, Claim, Grant
 from espnet.trip import Order, Sight
 
 log = structlog.get_logger()
@@ -46,6 +49,11 @@ log = structlog.get_logger()
 #: Gives a grant a fence above one that a board has seen, or None when its lock is gone.
 LiftFence = Callable[[Grant, int], Awaitable[Grant | None]]
 
+
+#: For so long a board that refused our password is asked without one, in seconds; the pause doubles from
+#: the first to the second. Boards slow down for wrong passwords (one in ten seconds), and each try delays
+#: the reading; but a lease that is not renewed may end in 15.
+DENIED_S, DENIED_MAX_S = 5.0, 60.0
 
 _NOTHING = Input()
 
@@ -89,6 +97,26 @@ class Target:
         }
         self.claimed_at = 0.0
         self._settled: Settled | None = None
+        self._login: Login | None = None
+        self._password_problem = ""
+        self._denied_until, self._denied_for_s = -math.inf, DENIED_S
+        #: Why the board does not let us control it: the end of a sentence, "" where it does.
+        self.denied = ""
+        self._told = ""
+
+    def wants_login(self, now_s: float) -> bool:
+        """Whether a password should be fetched at this monotonic time: there is one that nobody gave us
+        yet, or the board refused it and it is time to try again."""
+        if not self.device.credential:
+            return False
+        return self._login is None or (bool(self.denied) and now_s >= self._denied_until)
+
+    def log_in(self, credential: Credential) -> None:
+        """Gives the passwords for the device, or why there are none."""
+        self._password_problem = credential.problem
+        if credential.passwords:
+            passwords = credential.passwords
+            self._login = self.link.login = Login(self.device.id, lambda _: passwords)
 
     def settle(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> None:
         """Notes that what was decided needed no write and is no news, if that can last.
@@ -153,32 +181,83 @@ class Target:
         of them.
         """
         address = self.device.address
-        end = clock.monotonic() + 2 * timeout_s
-        fenced = self.is_fenced or claim.memory.is_fenced
+        began = clock.monotonic()
+        end = began + 2 * timeout_s
+        if self.denied and began >= self._denied_until:
+            self._admit()
+        fenced = (self.is_fenced or claim.memory.is_fenced) and not self.denied
         query = b"?fence=%d" % claim.grant.fence if fenced else b""
         try:
-            body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
+            try:
+                body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
+            except BoardError as error:
+                # A board in trouble (5xx) is not asked twice.
+                if not fenced or error.kind not in ("http", "denied") or (error.status or 0) >= 500:
+                    raise
+                if error.kind == "denied":
+                    self._deny(error, began)
+                fenced = False
+                body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         except BoardError as error:
-            # A board in trouble (5xx) is not asked twice.
-            if not fenced or error.status is None or error.status >= 500:
+            if error.kind != "denied":
                 raise
-            body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
+            self._deny(error, began)
+            raise BoardError(address, "denied", self.denied, error.status) from error
         sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
         self.is_fenced = sight.status.fence is not None
+        if self.denied and not sight.status.claimed:
+            self._admit()  # somebody made it open again
+        login = self.link.login
+        if login is not None and sight.status.claimed and (fenced or sight.status.private):
+            # This took the password. An impostor would take any; only the board can prove that it knows it.
+            if not login.is_proved:
+                what = (
+                    "does not prove that it knows its password: is something else at its address?"
+                )
+                raise BoardError(address, "wrong_id", what)
+            self._denied_for_s, self._told = DENIED_S, ""
+        sight.denied = self.denied
         for name, request in self.get_dht22.items():
             try:
                 answer = await self._ask(request, end, clock, timeout_s)
                 sight.climates[name] = parse_climate(address, answer)
             except BoardError as error:
-                sight.climate_errors[name] = error.what
+                sight.climate_errors[name] = self.said(error)
         for pin, request in self.get_adc.items():
             try:
                 sight.adc[pin] = parse_adc(address, await self._ask(request, end, clock, timeout_s))
             except BoardError as error:
-                sight.adc_errors[pin] = error.what
+                sight.adc_errors[pin] = self.said(error)
         return sight
 
+    def said(self, error: BoardError) -> str:
+        """What the board has against a call, or against us."""
+        return self.denied if error.kind == "denied" and self.denied else error.what
+
+    def _deny(self, error: BoardError, now_s: float) -> None:
+        """The board does not take our password: for a while it is not tried."""
+        if not self.denied:
+            self._denied_until = now_s + self._denied_for_s
+            self._denied_for_s = min(2 * self._denied_for_s, DENIED_MAX_S)
+            if error.status == 429:
+                self.denied = "was asked with wrong passwords too often"
+            elif self._login is not None:
+                self.denied = "does not take EspNet's password"
+            elif self._password_problem:
+                self.denied = f"is claimed, and EspNet's password for it {self._password_problem}"
+            else:
+                self.denied = "is claimed, and EspNet has no password for it"
+        self.link.login = None
+        if self.denied != self._told:
+            self._told = self.denied
+            log.warning("board.denied", name=self.device.name, reason=self.denied)
+
+    def _admit(self) -> None:
+        self.denied, self.link.login = "", self._login
+
     async def _ask(self, request: bytes, end: float, clock: Clock, timeout_s: float) -> bytes:
+        if self.denied and request[:4] == b"POST":
+            raise BoardError(self.device.address, "denied", self.denied)
         left_s = end - clock.monotonic()
         if left_s <= 0:
             what = "not read: the board took too long before its turn"
@@ -212,7 +291,15 @@ async def act(
         # Redis forgot its counter, and the board renews nothing for the low number it was shown; or
         # the lock went to somebody else meanwhile, and nothing may be written.
         grant = await lift_fence(claim.grant, sight.status.fence)
-    if todo and grant is not None:
+    if todo and (sight.status.fence or 0) > MAX_FENCE_SEEN:
+        problem = (
+            "has seen a fence that no controller ever had: somebody made it up; restart the board"
+        )
+        for order in todo:
+            for pin in order.pins:
+                _tell(claim, decisions[pin], sight, writes.get(pin), problem)
+                writes[pin] = Write(clock.now(), decisions[pin].level, problem)
+    elif todo and grant is not None:
         end = clock.monotonic() + timeout_s
         for order in todo:
             problem = await _write(target, order, grant, sight, end, clock)
@@ -244,10 +331,12 @@ async def _write(
     left_s = end - clock.monotonic()
     if left_s <= 0:
         return "took too long before its turn"
+    if target.denied:
+        return target.denied
     try:
         await target.link.exchange(request_bytes(target.device.address, call), left_s)
     except BoardError as error:
-        return error.what
+        return target.said(error)
     return ""
 
 

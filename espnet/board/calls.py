@@ -6,6 +6,7 @@ record or as a `BoardError`.
 """
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -75,6 +76,30 @@ def set_host(address: str) -> Call:
     return Call("POST", "/set_host", (("ip", address),))
 
 
+def renew_leases(fence: int) -> Call:
+    """Reads a board as `GET_BASIC` does, with the fence in charge: on a claimed board a right to control."""
+    return Call("GET", f"/?fence={fence}")
+
+
+def claim(ha1: str, private: bool) -> Call:
+    """Gives an open board its first password. ``private``: reading takes it, too."""
+    return Call("POST", "/claim", (("ha1", ha1), ("private", _word(private))))
+
+
+def reclaim(known: str, ha1: str, private: bool) -> Call:
+    """Gives a claimed board another password, sealed under ``known`` (`Login.coming`): whoever
+    listens learns nothing, and what is spoilt on the way is refused. docs/board.md, "Claiming"."""
+    mask = sha256(f"{known}:rotate".encode()).digest()
+    sealed = bytes(a ^ b for a, b in zip(bytes.fromhex(ha1), mask, strict=True)).hex()
+    check = sha256(f"{known}:check:{ha1}:{_word(private)}".encode()).hexdigest()
+    form = (("sealed", sealed), ("check", check), ("private", _word(private)))
+    return Call("POST", "/claim", form)
+
+
+def _word(truth: bool) -> str:
+    return "true" if truth else "false"
+
+
 _climate_decoder = msgspec.json.Decoder(Climate)
 _any_decoder = msgspec.json.Decoder()
 
@@ -105,10 +130,12 @@ def require_ok(address: str, status: int, body: bytes) -> bytes:
     try:
         complaint = _complaint_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BoardError(address, "http", f"answered HTTP {status}", status) from None
+        kind = "denied" if status in (401, 429) else "http"
+        raise BoardError(address, kind, f"answered HTTP {status}", status) from None
     what, field = _quoted(complaint.error).rstrip("."), _quoted(complaint.field or "")
     where = f" (field {field})" if field else ""
-    raise BoardError(address, "http", f"refused: {what}{where}, HTTP {status}", status, field)
+    kind = "denied" if status in (401, 429) else "http"
+    raise BoardError(address, kind, f"refused: {what}{where}, HTTP {status}", status, field)
 
 
 def parse_status(address: str, body: bytes, expected_id: str | None = None) -> Status:

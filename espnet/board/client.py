@@ -8,31 +8,67 @@ followed, and the machine's proxy settings are not asked: boards live on the loc
 from contextlib import closing
 
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
+from espnet.board.digest import MAX_ASKED, Login, OddChallenge
 from espnet.clock import SystemClock
 from espnet.errors import BoardError
-from espnet.net.exchange import ExchangeError, Exchanger, Fault
+from espnet.net.exchange import ExchangeError, Exchanger, Fault, Reply
 
 _monotonic = SystemClock().monotonic
 
 
-def send(address: str, call: Call, timeout_s: float) -> bytes:
-    """The body of the board's answer; raises `BoardError`."""
+def send(address: str, call: Call, timeout_s: float, login: Login | None = None) -> bytes:
+    """The body of the board's answer; raises `BoardError`.
+
+    With a ``login`` the request is signed where the board asks for it, and sent again.
+    """
+    deadline = _monotonic() + timeout_s
     # One call needs no kept connection; a board has few, and gets this one back at once.
     with closing(Exchanger(_monotonic)) as exchanger:
-        try:
-            reply = exchanger.exchange(
-                call.method,
-                f"http://{address}{call.path}",
-                headers={"Content-Type": "application/x-www-form-urlencoded"} if call.form else {},
-                body=call.body() or None,
-                timeout_s=timeout_s,
-                max_bytes=MAX_ANSWER_BYTES,
-            )
-        except ExchangeError as error:
-            raise _board_error(address, error.fault, error.detail, timeout_s) from error
+        for _ in range(MAX_ASKED):
+            reply = _exchange(exchanger, address, call, timeout_s, deadline, login)
+            if login is None or not _wants_more(login, address, reply):
+                break
     if reply.fault is not None:
         raise _board_error(address, reply.fault, "", timeout_s)
     return require_ok(address, reply.status, reply.body)
+
+
+def _wants_more(login: Login, address: str, reply: Reply) -> bool:
+    challenge, info = (
+        reply.headers.get(name, "").encode("latin-1")
+        for name in ("WWW-Authenticate", "Authentication-Info")
+    )
+    try:
+        return login.answered(reply.status, challenge, info, reply.body)
+    except OddChallenge as error:
+        raise BoardError(address, "wrong_id", str(error), reply.status) from error
+
+
+def _exchange(
+    exchanger: Exchanger,
+    address: str,
+    call: Call,
+    timeout_s: float,
+    deadline: float,
+    login: Login | None,
+) -> Reply:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if call.form else {}
+    body = call.body()
+    if login is not None:
+        words = (call.method.encode(), call.path.encode(), body.encode())
+        if signature := login.sign(*words):
+            headers["Authorization"] = signature.decode()
+    try:
+        return exchanger.exchange(
+            call.method,
+            f"http://{address}{call.path}",
+            headers=headers,
+            body=body or None,
+            timeout_s=deadline - _monotonic(),
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+    except ExchangeError as error:
+        raise _board_error(address, error.fault, error.detail, timeout_s) from error
 
 
 def _board_error(address: str, fault: Fault, detail: str, timeout_s: float) -> BoardError:

@@ -6,21 +6,32 @@ same loop 5,800 and 11,500.
 
 Invariants: one request in flight a link; an exchange ends within its time-out; an answer is bounded; a
 link that saw anything odd is closed and never used again. A connection that the board closed between
-two exchanges is opened anew, because old firmware and idle limits make that normal.
+two exchanges is opened anew, because old firmware and idle limits make that normal. A request is signed
+each time that it is sent, because a board refuses a signature that it has seen.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
+from espnet.board.digest import MAX_ASKED, Login, OddChallenge
 from espnet.errors import BoardError
 from espnet.model import split_address
 
 #: What a board's head may add to its body.
 _MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024
 _LET_GO = "was let go in the middle of a request"
+
+
+class _Answer(NamedTuple):
+    """What came: ``challenge`` and ``info`` are the headers that `Login` understands, empty where none."""
+
+    status: int
+    body: bytes
+    challenge: bytes
+    info: bytes
 
 
 def request_bytes(address: str, call: Call) -> bytes:
@@ -35,11 +46,26 @@ def request_bytes(address: str, call: Call) -> bytes:
     ).encode()
 
 
+def _signed(request: bytes, login: Login | None) -> bytes:
+    """A request with the ``Authorization`` that ``login`` has for it, if any."""
+    if login is None:
+        return request
+    line, _, rest = request.partition(b"\r\n")
+    method, target, _ = line.split(b" ", 2)
+    body = b"" if method == b"GET" else rest.partition(b"\r\n\r\n")[2]
+    signature = login.sign(method, target, body)
+    return b"%b\r\nAuthorization: %b\r\n%b" % (line, signature, rest) if signature else request
+
+
 class Link:
-    """The way to one board at one address; keeps its connection open while the board does."""
+    """The way to one board at one address; keeps its connection open while the board does.
+
+    With a ``login``, requests are signed once the board has challenged one.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.login: Login | None = None
         host, port = split_address(address)
         self._host, self._port = host.strip("[]"), port or 80
         self._wire: _Wire | None = None
@@ -59,24 +85,49 @@ class Link:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         self.is_busy, self._closed = True, False
-        wire = self._wire
         try:
-            if wire is not None and wire.is_open:
-                # The board may close an idle connection in the very moment we use it; then the
-                # request is sent again. All that is sent here says a state, never a toggle, so
-                # twice is once.
-                try:
-                    return require_ok(self.address, *await wire.exchange(request, deadline))
-                except _StaleConnection:
-                    pass
-            self._wire = wire = await self._connect(loop, deadline, timeout_s)
-            return require_ok(self.address, *await wire.exchange(request, deadline))
+            login = self.login
+            if login is None:
+                answer = await self._send(request, None, loop, deadline, timeout_s)
+            else:
+                for _ in range(MAX_ASKED):
+                    answer = await self._send(request, login, loop, deadline, timeout_s)
+                    status, body, challenge, info = answer
+                    if not login.answered(status, challenge, info, body):
+                        break
+            return require_ok(self.address, answer.status, answer.body)
+        except OddChallenge as error:
+            raise BoardError(self.address, "wrong_id", str(error), 401) from error
+        finally:
+            self.is_busy = False
+
+    async def _send(
+        self,
+        request: bytes,
+        login: Login | None,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float,
+        timeout_s: float,
+    ) -> _Answer:
+        """One request, on the kept connection if there is one; signed each time that it is sent."""
+        if self._closed:
+            raise BoardError(self.address, "closed", _LET_GO)
+        wire = self._wire
+        if wire is not None and wire.is_open:
+            # The board may close an idle connection in the very moment we use it; then the
+            # request is sent again. All that is sent here says a state, never a toggle, so
+            # twice is once.
+            try:
+                return await wire.exchange(_signed(request, login), deadline)
+            except _StaleConnection:
+                pass
+        self._wire = wire = await self._connect(loop, deadline, timeout_s)
+        try:
+            return await wire.exchange(_signed(request, login), deadline)
         except _StaleConnection:
             raise BoardError(
                 self.address, "closed", "closed the connection without an answer"
             ) from None
-        finally:
-            self.is_busy = False
 
     async def _connect(
         self, loop: asyncio.AbstractEventLoop, deadline: float, timeout_s: float
@@ -119,16 +170,20 @@ class _Wire(asyncio.Protocol):
         self._address, self._loop, self._timeout_s = address, loop, timeout_s
         self._transport: Any = None
         self._parser: Any = None
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._answer: asyncio.Future[_Answer] | None = None
         self.is_open = False
 
-    async def exchange(self, request: bytes, deadline: float) -> tuple[int, bytes]:
-        """The status and the body of the answer; ``deadline`` is in the loop's time."""
+    async def exchange(self, request: bytes, deadline: float) -> _Answer:
+        """The answer, whatever its status; ``deadline`` is in the loop's time."""
+        if self._loop.time() >= deadline:
+            what = f"did not answer within {self._timeout_s:g} s"
+            raise BoardError(self._address, "timeout", what)
         self._answer = self._loop.create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._received = 0
         self._body: list[bytes] = []
         self._has_end = self._has_head = False
+        self._challenge = self._info = b""
         timer = self._loop.call_at(deadline, self._expire)
         self._transport.write(request)
         try:
@@ -194,7 +249,7 @@ class _Wire(asyncio.Protocol):
         if len(body) > MAX_ANSWER_BYTES:
             self.fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
         else:
-            self._answer.set_result((status, body))
+            self._answer.set_result(_Answer(status, body, self._challenge, self._info))
 
     # --- httptools ------------------------------------------------------------------------------
 
@@ -203,8 +258,13 @@ class _Wire(asyncio.Protocol):
             self.abort()  # a second answer to one request: the next one would be off by one
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._has_end = True
+        elif name == b"www-authenticate":
+            self._challenge = value
+        elif name == b"authentication-info":
+            self._info = value
 
     def on_headers_complete(self) -> None:
         self._has_head = True

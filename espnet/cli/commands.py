@@ -8,6 +8,7 @@ import msgspec
 
 from espnet.cli import parse
 from espnet.cli.act import as_typed, verb
+from espnet.cli.credentials import SealWords
 from espnet.cli.describe import describe
 from espnet.cli.device import DeviceWords
 from espnet.cli.render import Exit, Lines, Records, Report, Shown, Told
@@ -22,7 +23,7 @@ NO_DEVICES = (
 )
 
 
-class Commands(SampleWords):
+class Commands(SampleWords, SealWords):
     """EspNet: a manager of ESP32 boards that run MicroPython."""
 
     def __init__(self) -> None:
@@ -31,42 +32,79 @@ class Commands(SampleWords):
     # --- registry -------------------------------------------------------------------------------
 
     @verb
-    def register(self, address: str, name: str, *, tags: str = "", replace: bool = False) -> Shown:
-        """Adds the board at ADDRESS to the fleet under NAME.
+    def register(
+        self,
+        address: str,
+        name: str,
+        *,
+        tags: str = "",
+        replace: bool = False,
+        ask: bool = False,
+        private: bool = False,
+        open: bool = False,
+    ) -> Shown:
+        """Adds the board at ADDRESS to the fleet, and claims it.
 
-        The board is called first; nothing is stored unless it answers as a board does. A board that
-        moved is registered again under its name, with its new address, and keeps its settings.
+        The board is called first; nothing is stored unless it answers as a board does. A fresh board is
+        given a random password: from then on only who has it may switch its pins
+        (`espcli device NAME credentials`). A board that moved is registered again under its name, with its
+        new address, and keeps its settings and its password.
 
         ADDRESS     HOST or HOST:PORT, without http://; IPv6 in brackets: [fd00::17]:80
         NAME        1 to 64 printable characters without spaces, not beginning with '-'
         --tags      tags of every sample of this device, such as room:attic,floor:2
         --replace   this board takes over a name with its settings, or an address, that was
                     another board's
+        --ask       asks for the password that the board has, or shall have; without a terminal, the first
+                    line of standard input is it
+        --private   reading takes the password, too
+        --open      claims nothing: everybody on the network may go on switching the board
 
         Example: espcli register 192.168.1.17 porch --tags room:outside
         """
-        from espnet.cli.poll import register
+        from espnet.cli import claiming
 
         address, name = parse.address(address), parse.name(name)
         own_tags = parse.tags(tags) if tags else ()
-        stored = register(self._session, address, name, own_tags, replace=bool(replace))
+        if open and (ask or private):
+            raise UsageError("--open goes without --ask and --private: they are about a password.")
+        stored, status = claiming.register(
+            self._session,
+            address,
+            name,
+            own_tags,
+            replace=bool(replace),
+            leave_open=bool(open),
+            private=bool(private),
+            typed=claiming.typed_password() if ask else None,
+        )
         return Shown(
-            msgspec.to_builtins(stored),
-            f"Registered {stored.name}: board {stored.id} at {stored.address}.",
+            {**msgspec.to_builtins(stored), "claimed": bool(status.claimed)},
+            f"Registered {stored.name}: board {stored.id} at {stored.address}. "
+            + claiming.account(stored, status),
         )
 
     @verb
-    def unregister(self, name: str) -> Shown:
+    def unregister(self, name: str, *, forget: bool = False) -> Shown:
         """Forgets a device with everything that was stored of it.
 
-        The board itself is not touched, and can be registered again.
+        The board itself is not touched, and can be registered again: for that its password is kept.
+
+        --forget   the password, too: a claimed board can then be controlled by nobody who did not note what
+                   `espcli device NAME credentials show` shows, until a USB cable makes it open
 
         Example: espcli unregister porch
         """
-        device = self._session.store.remove(name)
+        store = self._session.store
+        device = store.remove(name)
+        if forget:
+            store.forget_passwords(device.id)
+            rest = " Its password is gone, too."
+        else:
+            rest = " Its password is kept, in case it comes back." if device.credential else ""
         return Shown(
             {"id": device.id, "name": device.name},
-            f"Unregistered {device.name} (board {device.id}).",
+            f"Unregistered {device.name} (board {device.id}).{rest}",
         )
 
     @verb
@@ -90,6 +128,9 @@ class Commands(SampleWords):
         offline   the reading is too old; what it said is shown still
         new       never polled
 
+        `access` is who may switch the board: everybody (open), who has its password (claimed; private where
+        reading takes it, too), others than EspNet (denied).
+
         A narrow terminal shows fewer columns, `--json` always everything.
         """
         now = self._session.now
@@ -101,7 +142,7 @@ class Commands(SampleWords):
             hint = "No collector is running: `espcli run` polls the boards."
         return Records(
             [describe(view, now) for view in views],
-            ("name", "state", "f", "pins_high", "age_s", "address", "id", "problem"),
+            ("name", "state", "f", "pins_high", "age_s", "access", "address", "id", "problem"),
             hint,
             spare=("id", "pins_high", "address"),
         )

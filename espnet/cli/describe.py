@@ -22,7 +22,8 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "tags": list(device.tags),
         "state": state,
         "online": state in ("online", "late"),
-        "problem": fault.what if fault else None,
+        "problem": fault.what if fault else (reading.denied or None) if reading else None,
+        "access": access(view),
         "fault": msgspec.to_builtins(fault) if fault else None,
         "interval_s": device.interval_s or (reading.interval_s if reading else None),
         "report_pins": list(device.report_pins),
@@ -49,6 +50,8 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "mem_free",
         "version",
         "reset_cause",
+        "claimed",
+        "private",
         "leases",
         "leases_expired",
         "fence",
@@ -58,3 +61,20 @@ def describe(view: View, now: float) -> dict[str, Any]:
         fields["gpio"] = {str(pin): level for pin, level in reading.levels().items()}
     fields["pins_high"] = [int(pin) for pin, level in (fields["gpio"] or {}).items() if level]
     return fields
+
+
+def access(view: View) -> str | None:
+    """Who may control the board, as its last answer has it; None where there was none.
+
+    ``open``: everybody on its network. ``claimed``: who has its password, and EspNet has it; ``private``:
+    so does reading take it. ``denied``: it is claimed, and EspNet has no password that it takes.
+    """
+    reading, fault = view.reading, view.fault
+    if reading is None:
+        return "denied" if fault is not None and fault.kind == "denied" else None
+    status = reading.decoded()
+    if not status.claimed:
+        return "open"
+    if reading.denied or not view.device.credential or (fault and fault.kind == "denied"):
+        return "denied"
+    return "private" if status.private else "claimed"

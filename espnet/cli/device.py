@@ -7,6 +7,7 @@ import msgspec
 
 from espnet.cli import parse
 from espnet.cli.act import Act, as_typed, verb
+from espnet.cli.credentials import CredentialWords
 from espnet.cli.describe import describe
 from espnet.cli.direct import RequestWords
 from espnet.cli.history import HistoryWords
@@ -90,6 +91,11 @@ class DeviceWords(JobWords, HistoryWords):
     def requests(self) -> RequestWords:
         """Calls the board directly, past its lock (see its own --help)."""
         return RequestWords(self._session, self._name, self._before)
+
+    @property
+    def credentials(self) -> CredentialWords:
+        """Shows who may control the board (see its own --help)."""
+        return CredentialWords(self._session, self._name)
 
     # --- settings -------------------------------------------------------------------------------
 

@@ -86,8 +86,8 @@ class RequestWords(Words):
         return self._send(set_host(ip))
 
     def _send(self, call: Call) -> Lines:
-        from espnet.board import client
+        from espnet.cli import claiming
 
         device = self._session.store.device(self._name)
-        body = client.send(device.address, call, self._session.config.timeout_s)
+        body = claiming.send(self._session, device, call)
         return Lines(parse_any(device.address, body))

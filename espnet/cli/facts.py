@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from espnet import outlets, server
+from espnet.cli.describe import access
 from espnet.cli.session import Session
+from espnet.credential import Credential
 from espnet.errors import StoreUnavailable
 from espnet.model import FRESH_INTERVALS, Books, Memory, Queue, Reading, SinkState, View
 from espnet.store import COLLECTOR_FORGOTTEN_S, HISTORY, Health, Store
@@ -63,7 +65,9 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     """The fleet by state, and its schedule: how many polls are overdue, the oldest by how much, the devices
     whose next date is further away than any interval, and those that have none.
 
-    ``sensors`` are those that did not answer in the latest polls.
+    ``sensors`` are those that did not answer in the latest polls. ``open`` are the devices that everybody on
+    their network can control; ``unclaimed`` are open, too, though EspNet has a password for them; ``denied``
+    are those that do not take what EspNet has.
     """
 
     total: int = 0
@@ -76,6 +80,18 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     oldest_overdue_s: float = 0.0
     far: tuple[str, ...] = ()
     unscheduled: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
+    denied: tuple[Lost, ...] = ()
+
+
+class Passwords(msgspec.Struct, frozen=True):
+    """The boards' passwords that Redis keeps: how many boards have one, those whose seal does not open here
+    (board → why), and how many are not sealed under the key in force."""
+
+    total: int
+    closed: dict[str, str]
+    unsealed: int
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -120,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_interval_s: float
     max_samples: int
     max_bytes: int
+    has_secret_key: bool = False
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +150,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     redis: Redis | None = None
     collectors: tuple[Collector, ...] | None = None
     devices: Devices | None = None
+    passwords: Passwords | None = None
     refusals: tuple[Refusal, ...] | None = None
     queue: Queue | None = None
     sinks: tuple[Sink, ...] | None = None
@@ -161,6 +179,7 @@ def gather(session: Session, default_sockets: tuple[Path, ...] = server.DEFAULT_
             upload_interval_s=config.upload_interval_s,
             max_samples=config.max_samples,
             max_bytes=config.max_bytes,
+            has_secret_key=bool(config.secret_keys),
         ),
     )
     try:
@@ -171,7 +190,7 @@ def gather(session: Session, default_sockets: tuple[Path, ...] = server.DEFAULT_
             return known
         # One that loads its data, or whose disk is full, refuses even a PING, and still says why.
         url, kind = config.redis_url, "external"
-    with closing(Store(url, prefix=config.prefix)) as store:
+    with closing(Store(url, prefix=config.prefix, secret_keys=config.secret_keys)) as store:
         try:
             redis = _redis(store, session, kind, default_sockets)
             known = _with(known, redis=redis, unreachable="")
@@ -210,6 +229,9 @@ def _fleet(store: Store, session: Session) -> dict[str, Any]:
     return {
         "collectors": _collectors(claims, views, now),
         "devices": _devices(views, dates, now, interval_s),
+        "passwords": _passwords(
+            store.all_credentials(), {v.device.id: v.device.name for v in views}
+        ),
         "refusals": _refusals(views, memories, now),
     }
 
@@ -235,6 +257,8 @@ def _collectors(claims: dict[str, float], views: list[View], now: float) -> tupl
 def _devices(views: list[View], dates: dict[str, float], now: float, interval_s: float) -> Devices:
     states = Counter(view.state(now) for view in views)
     far, unscheduled, sensors, late_s = [], [], [], []
+    may = [(view.device.name, access(view)) for view in views]
+    kept = {view.device.name for view in views if view.device.credential}
     for view in views:
         device, reading = view.device, view.reading
         date = dates.get(device.id)
@@ -258,7 +282,20 @@ def _devices(views: list[View], dates: dict[str, float], now: float, interval_s:
         oldest_overdue_s=max(late_s, default=0.0),
         far=tuple(far),
         unscheduled=tuple(unscheduled),
+        open=tuple(n for n, v in may if v == "open" and n not in kept),
+        unclaimed=tuple(n for n, v in may if v == "open" and n in kept),
+        denied=tuple(
+            Lost(view.device.name, view.reading.denied if view.reading else "", None)
+            for view in views
+            if access(view) == "denied" and not view.fault
+        ),
     )
+
+
+def _passwords(kept: dict[str, Credential], names: dict[str, str]) -> Passwords:
+    closed = {names.get(i, f"board {i}"): one.problem for i, one in kept.items() if one.problem}
+    unsealed = sum(not one.is_current and not one.problem for one in kept.values())
+    return Passwords(len(kept), closed, unsealed)
 
 
 def _silent(reading: Reading) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from espnet.cli.act import Act, Words, words_of
 from espnet.cli.commands import Commands
+from espnet.cli.credentials import CredentialWords
 from espnet.cli.device import DeviceWords
 from espnet.cli.direct import RequestWords
 from espnet.cli.parse import quoted
@@ -24,6 +25,11 @@ from espnet.errors import UsageError
 #: Longest word in characters; the longest sensible one is a list of tags.
 MAX_WORD = 4096
 
+#: The words of a device that others follow.
+_GROUPS: dict[Any, type[Words]] = {
+    DeviceWords.requests: RequestWords,
+    DeviceWords.credentials: CredentialWords,
+}
 _OPTION = re.compile(r"--|-[A-Za-z]")
 #: What an option's value is called where its own name would only say it again.
 _VALUES = {
@@ -32,6 +38,7 @@ _VALUES = {
     "metric_upload_interval": "SECONDS",
     "prometheus": "ADDRESS",
     "log_format": "text|json",
+    "private": "yes|no",
     "seconds": "N",
     "seed": "N",
     "heap": "SIZE",
@@ -118,8 +125,8 @@ def find(words: list[str]) -> Place:
         if member is Commands.device:
             group, member = DeviceWords, None
             path.append(rest.pop(0) if rest else "NAME")
-        elif member is DeviceWords.requests:
-            group, member = RequestWords, None
+        elif member in _GROUPS:
+            group, member = _GROUPS[member], None
         elif member is not DeviceWords.update:  # after `update` the device's words go on
             break
     return Place(" ".join(path), group, member)

@@ -45,6 +45,7 @@ def problems(facts: Facts) -> list[Problem]:
         *_with_redis(facts),
         *_with_collectors(facts),
         *_with_devices(facts),
+        *_with_access(facts),
         *_with_jobs(facts),
         *_with_queue(facts),
         *(problem for sink in facts.sinks or () for problem in _with_sink(sink, facts)),
@@ -247,6 +248,48 @@ def _with_devices(facts: Facts) -> Iterator[Problem]:
         yield _remark(
             f"{amount_is(len(devices.sensors), 'sensor')} silent: {some(devices.sensors)}.",
             "see to its wires; `espcli device NAME` shows what each sensor said",
+        )
+
+
+def _with_access(facts: Facts) -> Iterator[Problem]:
+    """Who may control the boards."""
+    devices, passwords = facts.devices, facts.passwords
+    if devices is None or passwords is None:
+        return
+    if passwords.closed:
+        names = list(passwords.closed)
+        yield _problem(
+            f"EspNet's password for {some(names)} {passwords.closed[names[0]]}.",
+            "set ESPNET_SECRET_KEY here and where `espcli run` runs; after a change of keys, NEW,OLD",
+        )
+    if devices.unclaimed:
+        name = devices.unclaimed[0]
+        yield _problem(
+            f"{some(devices.unclaimed)} {'is' if len(devices.unclaimed) == 1 else 'are'} open, though "
+            "EspNet gave a password: made open over USB, or something else answers at the address.",
+            f"look what answers there; `espcli device {name} credentials claim` gives it a new password",
+        )
+    if devices.denied:
+        told = [
+            f"{one.name} ({one.what or 'no password is kept'})" for one in devices.denied[:NAMED]
+        ]
+        first = devices.denied[0].name
+        yield _problem(
+            f"EspNet may not control {some(told, len(devices.denied))}: no pin is set there, and leases end.",
+            f"`espcli device {first} credentials claim --ask` takes the password from you; if it is lost, "
+            "`mpremote fs rm :claim.json + reset` over USB opens the board",
+        )
+    if passwords.unsealed and facts.settings.has_secret_key:
+        yield _remark(
+            f"{amount_is(passwords.unsealed, 'password')} not sealed under ESPNET_SECRET_KEY.",
+            "`espcli seal`",
+        )
+    if devices.open:
+        yield _remark(
+            f"{some(devices.open)} {'is' if len(devices.open) == 1 else 'are'} open: everybody on the "
+            "network can switch the pins.",
+            f"`espcli device {devices.open[0]} credentials claim`; boards of 2021 need today's firmware "
+            "(`make put`)",
         )
 
 

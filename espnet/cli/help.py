@@ -9,6 +9,7 @@ from typing import Any
 
 from espnet.cli.act import Words, words_of
 from espnet.cli.commands import Commands
+from espnet.cli.credentials import CredentialWords
 from espnet.cli.device import DeviceWords
 from espnet.cli.direct import RequestWords
 from espnet.cli.grammar import Place, arguments, known
@@ -26,14 +27,15 @@ Exit codes: 0 done, 1 expected failure, 2 wrong words, 3 Redis unreachable.
 Settings: REDIS_URL, ESPNET_DATA, ESPNET_PREFIX, ESPNET_INTERVAL, ESPNET_TIMEOUT,
 ESPNET_UPLOAD_INTERVAL, ESPNET_SINKS, ESPNET_MAX_SAMPLES, ESPNET_QUEUE_MB, ESPNET_HISTORY_MB,
 ESPNET_MAX_METRICS, ESPNET_PROMETHEUS, ESPNET_DOGSTATSD, ESPNET_FILE, ESPNET_FILE_MB,
-ESPNET_LOG_FORMAT, ESPNET_ZONE, ESPNET_LAT, ESPNET_LON; DATADOG_API_KEY, DATADOG_APP_KEY,
-DATADOG_HOST."""
+ESPNET_SECRET_KEY, ESPNET_LOG_FORMAT, ESPNET_ZONE, ESPNET_LAT, ESPNET_LON; DATADOG_API_KEY,
+DATADOG_APP_KEY, DATADOG_HOST."""
 
 #: The groups of the command line and where they begin.
 GROUPS: tuple[tuple[str, type[Words]], ...] = (
     ("espcli", Commands),
     ("espcli device NAME", DeviceWords),
     ("espcli device NAME requests", RequestWords),
+    ("espcli device NAME credentials", CredentialWords),
 )
 #: Widest line of a help text, in columns.
 WIDTH = 100

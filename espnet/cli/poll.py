@@ -1,38 +1,10 @@
-"""Polls for a person: the first one of a board, and a whole trip of the collector's."""
+"""A whole trip of the collector's, for a person."""
 
 import asyncio
 import logging
 
-import msgspec
-
-from espnet.board import client
-from espnet.board.calls import GET_BASIC, parse_status
 from espnet.cli.session import Session
 from espnet.errors import BoardError, DeviceLockLost
-from espnet.model import Device, Reading, phase
-
-
-def register(
-    session: Session, address: str, name: str, tags: tuple[str, ...], *, replace: bool
-) -> Device:
-    """Calls the board at an address and stores it with what it said; returns the record as stored.
-
-    Raises `BoardError`, or `RegistryConflict` as `Store.add` does.
-    """
-    began = session.clock.monotonic()
-    body = client.send(address, GET_BASIC, session.config.timeout_s)
-    status = parse_status(address, body)
-    now, interval_s = session.now, session.config.interval_s
-    device = Device(id=status.id, name=name, address=address, tags=tags, registered_at=now)
-    reading = Reading(
-        at=now,
-        poll_s=session.clock.monotonic() - began,
-        interval_s=interval_s,
-        collector=session.holder,
-        status=msgspec.Raw(body),
-    )
-    first_due = now + phase(device.id) * interval_s
-    return session.store.add(device, reading, first_due=first_due, replace=replace)
 
 
 def update(session: Session, name: str) -> None:

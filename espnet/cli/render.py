@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from espnet.errors import EspNetError
+from espnet.errors import EspNetError, UsageError
 
 #: What a column is called in a table, where that is not its field's name.
 _TITLES = {
@@ -46,6 +46,13 @@ class Lines(NamedTuple):
     data: Mapping[str, Any]
     hint: str = ""
     shown: Mapping[str, Any] | None = None
+
+
+class Secret(NamedTuple):
+    """Lines that only a person gets to see: not a part of ``--json``, whose readers keep what they read."""
+
+    lines: Mapping[str, str]
+    hint: str = ""
 
 
 class Records(NamedTuple):
@@ -101,6 +108,10 @@ def show(answer: Any, *, as_json: bool) -> int:
     if isinstance(answer, Told):
         answer.run(functools.partial(_tell, as_json))
         return 0
+    if isinstance(answer, Secret):
+        if as_json:
+            raise UsageError("Passwords are not shown as JSON; leave out --json.")
+        answer = Lines(answer.lines, answer.hint)
     with _writing():
         if as_json:
             print(json.dumps(_plain(answer), ensure_ascii=False))

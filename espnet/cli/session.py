@@ -40,6 +40,7 @@ class Session:
             prefix=self.config.prefix,
             max_samples=self.config.max_samples,
             max_bytes=self.config.max_bytes,
+            secret_keys=self.config.secret_keys,
         )
 
     @functools.cached_property

@@ -101,6 +101,13 @@ class Board:
     def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
         self._fleet.run(self._board.reset(cause, wait=wait))
 
+    def unclaim(self) -> None:
+        """Makes a claimed board open, as ``mpremote fs rm :claim.json + reset`` does over USB."""
+        file = self.flash / "claim.json"
+        if file.exists():
+            file.unlink()
+            self.reset()
+
     def power(self, on: bool) -> None:
         self._fleet.run(self._board.power(on))
 

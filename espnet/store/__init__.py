@@ -17,6 +17,8 @@ key                   type    holds
 ``jobs``              hash    id → the device's jobs, overrides among them
 ``jobs_version``      int     grows with every change of any job
 ``memory``            hash    id → `Memory`: what deciding needs from poll to poll, and the writes
+``credentials``       hash    id → the board's passwords, sealed (`espnet.store.sealing`); stays when the
+                              device is unregistered
 ``fence``             int     grows with every lock grant, in the order of the grants
 ``collectors``        zset    collector → when it last claimed (Unix seconds)
 ``samples``           stream  one entry a poll: ``n`` samples, ``batch`` (`SampleBatch`); a sink is a
@@ -39,6 +41,7 @@ token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every er
 library leaves here as `StoreUnavailable`.
 """
 
+from espnet.store.credentials import Credentials
 from espnet.store.health import Health, HealthChecks
 from espnet.store.records import (
     BATCH,
@@ -48,6 +51,7 @@ from espnet.store.records import (
     DEFAULT_MAX_SAMPLES,
     HELD_S,
     HISTORY,
+    MAX_FENCE_SEEN,
     MAX_LETTERS,
     Claim,
     Entry,
@@ -70,6 +74,7 @@ __all__ = [
     "DEFAULT_MAX_SAMPLES",
     "HELD_S",
     "HISTORY",
+    "MAX_FENCE_SEEN",
     "MAX_LETTERS",
     "Claim",
     "Entry",
@@ -85,5 +90,6 @@ __all__ = [
 ]
 
 
-class Store(Trips, Samples, HealthChecks):
-    """The registry, the schedule with its locks, the readings, the samples, their sinks, the history."""
+class Store(Trips, Credentials, Samples, HealthChecks):
+    """The registry, the schedule with its locks, the readings, the passwords, the samples, their sinks,
+    the history."""

@@ -1,6 +1,7 @@
 """The connection to Redis: the keys, the scripts, and how its errors leave."""
 
 import functools
+import re
 from collections.abc import Callable
 from importlib import resources
 from typing import Any, TypeVar, cast
@@ -19,8 +20,10 @@ from espnet.model import (
     decode_memory,
 )
 from espnet.store.records import CACHED_DEVICES, DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
+from espnet.store.sealing import Seals
 
 F = TypeVar("F", bound=Callable[..., Any])
+_COMMAND = re.compile(r"\ACommand # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 
 
 def translated(method: F) -> F:
@@ -40,7 +43,7 @@ class Connection:
     """A client of the chosen Redis, the names of all keys, the scripts.
 
     ``url`` is what `espnet.server` chose. Commands time out after ``timeout_s`` and are not repeated
-    here: the loops that call decide when to try again.
+    here: the loops that call decide when to try again. ``secret_keys`` seal the boards' passwords.
     """
 
     def __init__(
@@ -51,10 +54,12 @@ class Connection:
         timeout_s: float = 5.0,
         max_samples: int = DEFAULT_MAX_SAMPLES,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        secret_keys: tuple[str, ...] = (),
         client: "redis.Redis | None" = None,
     ) -> None:
         self.url, self.prefix = url, prefix
         self.max_samples, self.max_bytes = max_samples, max_bytes
+        self._seals = Seals(secret_keys)
         #: As the latest claim found it; it differs from before when any device's jobs have changed.
         self.jobs_version = b""
         # Any: the library types every answer as a union of all that any command may answer.
@@ -71,7 +76,7 @@ class Connection:
         self._samples, self._dead = prefix + "samples", prefix + "dead"
         self._sinks, self._sink_states = prefix + "sinks", prefix + "sink_states"
         self._jobs, self._jobs_version = prefix + "jobs", prefix + "jobs_version"
-        self._memory = prefix + "memory"
+        self._memory, self._credentials = prefix + "memory", prefix + "credentials"
         self._claim = self._script("claim")
         self._commit = self._script("sinks", "commit")
         self._readings_of = self._script("readings")
@@ -91,8 +96,10 @@ class Connection:
         from espnet.server import redacted
 
         what = "refused a command" if isinstance(error, ResponseError) else "does not answer"
+        # redis-py names the command that failed, with its arguments: those are nobody's business.
+        said = _COMMAND.sub("", str(error))
         return StoreUnavailable(
-            f"Redis at {redacted(self.url)} {what}: {error}; "
+            f"Redis at {redacted(self.url)} {what}: {said}; "
             "`espcli redis` shows which server is used, REDIS_URL names another."
         )
 

@@ -34,6 +34,11 @@ COLLECTOR_FORGOTTEN_S = 3_600
 CACHED_DEVICES = 65_536
 
 
+#: The highest fence seen by a board that is believed. Boards take 10**15: so a lie costs the fleet nothing,
+#: and at a million grants a second the counter would come so far in three years.
+MAX_FENCE_SEEN = 10**14
+
+
 class Grant(msgspec.Struct):
     """A lock that was given: ``fence`` grows with every grant, ``token`` proves the ownership."""
 

@@ -1,5 +1,6 @@
 """Devices and their jobs: what people decided. Every change is one transaction."""
 
+import secrets
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -68,10 +69,16 @@ class Registry(History):
 
     @translated
     def add(
-        self, device: Device, reading: Reading, *, first_due: float, replace: bool = False
+        self,
+        device: Device,
+        reading: Reading,
+        *,
+        first_due: float,
+        replace: bool = False,
+        has_password: bool = False,
     ) -> Device:
         """Registers a board that just answered; returns the record as stored. The next poll is due at
-        ``first_due`` (Unix seconds).
+        ``first_due`` (Unix seconds). ``has_password``: there is one for it (`Credentials`).
 
         A board that comes back under its own name keeps its settings and takes the new address. Any
         other meeting of names, ids and addresses raises `RegistryConflict`, unless ``replace``: then
@@ -79,17 +86,10 @@ class Registry(History):
         """
 
         def transaction(pipe: Any) -> Device:
-            known = {d.id: d for d in map(decode_device, pipe.hvals(self._devices))}
-            same_board = known.get(device.id)
-            same_name = next((d for d in known.values() if d.name == device.name), None)
-            same_address = next(
-                (d for d in known.values() if d.address == device.address and d.id != device.id),
-                None,
-            )
-            if not replace:
-                _refuse_conflicts(device, same_board, same_name, same_address)
+            same_board, same_name = self._meetings(pipe, device, replace)
             settings = same_name or same_board
-            record = device
+            number = new_number() if has_password else 0
+            record = msgspec.structs.replace(device, credential=number)
             jobs = pipe.hget(self._jobs, settings.id) if settings else None
             # What is remembered of pins is true of this very board only.
             memory = pipe.hget(self._memory, device.id) if same_board else None
@@ -100,6 +100,7 @@ class Registry(History):
                     name=device.name,
                     address=device.address,
                     tags=device.tags or settings.tags,
+                    credential=number,
                 )
             replaced = [old for old in (same_board, same_name) if old is not None]
             governed = any(pipe.hexists(self._jobs, old.id) for old in replaced)
@@ -124,6 +125,26 @@ class Registry(History):
             return record
 
         return self._transaction(transaction)
+
+    @translated
+    def check(self, device: Device, *, replace: bool = False) -> Device | None:
+        """Raises what `add` would raise; returns the record of this very board, if there is one."""
+        return self._meetings(self._redis, device, replace)[0]
+
+    def _meetings(
+        self, client: Any, device: Device, replace: bool
+    ) -> tuple[Device | None, Device | None]:
+        """The records of this board and of this name; raises `RegistryConflict`."""
+        known = {d.id: d for d in map(decode_device, client.hvals(self._devices))}
+        same_board = known.get(device.id)
+        same_name = next((d for d in known.values() if d.name == device.name), None)
+        same_address = next(
+            (d for d in known.values() if d.address == device.address and d.id != device.id),
+            None,
+        )
+        if not replace:
+            _refuse_conflicts(device, same_board, same_name, same_address)
+        return same_board, same_name
 
     @translated
     def change(self, name: str, how: Callable[[Device], Device], *, now: float) -> Device:
@@ -269,6 +290,11 @@ class Registry(History):
             return device
 
         return self._transaction(transaction)
+
+
+def new_number() -> int:
+    """A number for a record whose board has new passwords: never 0, and hardly ever one that was there."""
+    return secrets.randbits(31) | 1
 
 
 def _by_name(device: Device) -> str:

@@ -26,6 +26,7 @@ from espnet.store.records import (
     BATCH,
     COLLECTOR_FORGOTTEN_S,
     HELD_S,
+    MAX_FENCE_SEEN,
     Claim,
     Grant,
     LockState,
@@ -241,10 +242,11 @@ class Trips(Registry):
     def lift_fence(self, grant: Grant, seen: int) -> Grant | None:
         """The same grant with a fence above ``seen``, which a board knows and Redis forgot.
 
-        None when the lock is no longer the grant's: then somebody else's fence is the higher one.
+        None when the lock is no longer the grant's, because then somebody else's fence is the higher one, and
+        when ``seen`` is above `MAX_FENCE_SEEN`.
         """
         fence = self._lift_fence(
-            keys=[self._fence, self._locks + grant.id], args=[seen, grant.token]
+            keys=[self._fence, self._locks + grant.id], args=[seen, grant.token, MAX_FENCE_SEEN]
         )
         return Grant(grant.id, grant.token, fence) if fence else None
 

@@ -1,0 +1,178 @@
+"""HTTP Digest (RFC 7616, SHA-256) as a client of boards speaks it.
+
+Invariants: no signature is made twice with one count. A board is challenged from once: afterwards its
+nonce is used with growing counts, and what it offers next is followed, so that in the steady state no
+request is sent twice. With ``auth-int`` the signature covers the body too, and the board's proof its answer.
+The password never leaves here, and what a board says gets into a header only where it is harmless.
+"""
+
+import re
+import secrets
+from binascii import hexlify
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from urllib.request import parse_http_list, parse_keqv_list
+
+from espnet.credential import USER, Password, board_of, realm
+
+#: Most requests for one exchange: a challenge, a nonce that became stale, and each password once.
+MAX_ASKED = 10
+
+#: Those of the firmware. Nothing else is put into a header, or between the parts of what is hashed.
+_NONCE = re.compile(r"[0-9a-f]{44}")
+#: A board's id that may be put into a header: it comes from the network where nobody expected one.
+_ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_NEXT = re.compile(rb'nextnonce="([0-9a-f]{44})"')
+#: Most bytes of a challenge that are looked at.
+_MAX_CHALLENGE = 1024
+_NO_BODY = b":" + hexlify(sha256(b"").digest())
+
+#: Who knows a board's passwords, by its id.
+Find = Callable[[str], Sequence[Password]]
+
+
+class OddChallenge(Exception):
+    """A 401 that is not one of this board's; the message is the end of a sentence."""
+
+
+class Login:
+    """One board's password, as one client uses it on one board: never for two requests at once.
+
+    ``board_id`` None: whoever answers says which board it is, and ``find`` is asked for that one. Passwords
+    are tried in their order; the one that the board takes is kept.
+    """
+
+    def __init__(self, board_id: str | None, find: Find) -> None:
+        self.board_id = board_id
+        #: Whether the latest answer proves that the board knows the password.
+        self.is_proved = False
+        self._find = find
+        self._passwords: Sequence[Password] = ()
+        self._ha1s: list[str] = []
+        self._index = 0
+        #: How many passwords were refused since one was taken.
+        self._refused = 0
+        self._nonce = ""
+        self._count = 0
+        self._covers_body = False
+        self._signed: bytes | None = None
+        self._before = self._between = self._head = self._known = b""
+
+    def __repr__(self) -> str:
+        return f"Login({self.board_id!r})"
+
+    @property
+    def password(self) -> Password | None:
+        """The one that requests are signed with; None before a challenge."""
+        return self._passwords[self._index] if self._nonce else None
+
+    def sign(self, method: bytes, target: bytes, body: bytes = b"") -> bytes:
+        """The value of an ``Authorization`` header for this one request; empty before a challenge."""
+        if not self._nonce:
+            self._signed = None
+            return b""
+        self._count += 1
+        count = b"%08x" % self._count
+        asked = method + b":" + target
+        if self._covers_body:
+            asked += b":" + hexlify(sha256(body).digest()) if body else _NO_BODY
+        self._signed, self._known = target, self._before + count + self._between
+        response = sha256(self._known + hexlify(sha256(asked).digest())).hexdigest()
+        return b'%buri="%b", nc=%b, response="%b"' % (
+            self._head,
+            target,
+            count,
+            response.encode(),
+        )
+
+    def coming(self) -> str:
+        """``HA1:nonce:count`` of the next signature, which a new password is sealed under."""
+        return f"{self._ha1s[self._index]}:{self._nonce}:{self._count + 1:08x}"
+
+    def answered(self, status: int, challenge: bytes, info: bytes, body: bytes) -> bool:
+        """Takes an answer: its ``WWW-Authenticate`` and ``Authentication-Info`` (empty where absent).
+
+        Returns whether to ask again, signed anew. Otherwise ``status`` is the answer: after a 401 or 429
+        every password was refused, or there is none. Raises `OddChallenge`.
+        """
+        signed, self.is_proved = self._signed, False
+        if signed is None:
+            return bool(challenge) and status in (401, 409) and self._begin(_parameters(challenge))
+        if status == 401:
+            fields = _parameters(challenge)
+            if fields.get("stale", "").lower() != "true":
+                return self._try_next() and self._begin(fields)
+            return self._begin(fields)
+        if status == 429:  # too many wrong ones: ours was one of them
+            return self._try_next()
+        self._refused = 0
+        if info.startswith(b'rspauth="'):
+            proved = b":" + signed
+            if self._covers_body:
+                proved += b":" + hexlify(sha256(body).digest())
+            right = sha256(self._known + hexlify(sha256(proved).digest())).hexdigest().encode()
+            # The time that this takes tells an impostor nothing: a count is never used again.
+            self.is_proved = info[9:73] == right
+            if self.is_proved and (offer := _NEXT.search(info, 73)):
+                self._use(offer[1].decode())
+        return False
+
+    def _try_next(self) -> bool:
+        """Goes on to the next password; whether there is one that was not refused."""
+        self._refused += 1
+        self._index = (self._index + 1) % len(self._ha1s)
+        if self._refused >= len(self._ha1s):
+            self._refused, self._nonce = 0, ""
+            return False
+        self._use(self._nonce, same=True)
+        return True
+
+    def _begin(self, fields: dict[str, str]) -> bool:
+        """Takes a challenge; whether we have a password for it."""
+        nonce, offered = fields.get("nonce", ""), fields.get("qop", "").replace(" ", "").split(",")
+        if (
+            fields.get("algorithm", "").upper() != "SHA-256"
+            or not {"auth", "auth-int"}.intersection(offered)
+            or not _NONCE.fullmatch(nonce)
+        ):
+            raise OddChallenge("asks for a password in a way that boards do not")
+        board_id = board_of(fields.get("realm", ""))
+        if board_id is None or not _ID.fullmatch(board_id):
+            raise OddChallenge("asks for the password of something that is no board")
+        if self.board_id not in (None, board_id):
+            raise OddChallenge(f"asks for the password of another board, {board_id}")
+        if not self._ha1s:
+            self.board_id = board_id
+            self._passwords = self._find(board_id)
+            self._ha1s = [password.ha1(board_id) for password in self._passwords]
+        if not self._ha1s:
+            return False
+        self._covers_body = "auth-int" in offered
+        self._use(nonce, same=nonce == self._nonce)
+        return True
+
+    def _use(self, nonce: str, *, same: bool = False) -> None:
+        """Signs with this nonce from now on. Where it is the one in use, counts go on growing: one that was
+        used must not come again under another password."""
+        assert self.board_id is not None
+        if not same:
+            self._nonce, self._count = nonce, 0
+        cnonce, qop = secrets.token_hex(8), "auth-int" if self._covers_body else "auth"
+        self._before = f"{self._ha1s[self._index]}:{nonce}:".encode()
+        self._between = f":{cnonce}:{qop}:".encode()
+        self._head = (
+            f'Digest username="{USER}", realm="{realm(self.board_id)}", nonce="{nonce}", '
+            f'algorithm=SHA-256, qop={qop}, cnonce="{cnonce}", '
+        ).encode()
+
+
+def _parameters(challenge: bytes) -> dict[str, str]:
+    """The parameters of a Digest challenge, by name; {} where it is none."""
+    scheme, _, text = challenge[:_MAX_CHALLENGE].decode("latin-1").partition(" ")
+    if scheme.lower() != "digest":
+        return {}
+    try:
+        fields = parse_keqv_list(parse_http_list(text))
+    except (ValueError, IndexError):
+        return {}
+    return {name.lower(): value for name, value in fields.items()}

@@ -1,0 +1,158 @@
+"""The boards' passwords.
+
+Invariants: nothing but `Credentials.credentials` reads them. A device's record carries a number that
+changes with its passwords, so whoever holds a record knows whether what it has is still right. Passwords
+stay when their device is unregistered: else nobody could control that board again.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from espnet.credential import Credential, Password
+from espnet.errors import CredentialClosed, StoreUnavailable
+from espnet.model import decode_device, encode
+from espnet.store.connection import translated
+from espnet.store.registry import Registry, new_number
+from espnet.store.sealing import CannotOpen, is_sealed
+
+#: Most passwords that are kept for a board: the one in force, those before it, and those that it may have
+#: taken without our hearing of it.
+MAX_PASSWORDS = 8
+#: How long Redis may take to have a new password on its disk and with a replica, in milliseconds: it
+#: syncs once a second, and commands time out after five.
+_SETTLED_MS = 3000
+
+
+class Credentials(Registry):
+    """What opens boards."""
+
+    @translated
+    def credentials(self, device_ids: Sequence[str]) -> dict[str, Credential]:
+        """The passwords of these boards, by id; boards that have none are left out."""
+        return self._read(self._redis, device_ids) if device_ids else {}
+
+    @translated
+    def all_credentials(self) -> dict[str, Credential]:
+        """The passwords of every board that has any, registered or not."""
+        return self.credentials([raw.decode() for raw in self._redis.hkeys(self._credentials)])
+
+    def credential(self, device_id: str) -> Credential:
+        """Those of one board; an empty one where there are none."""
+        return self.credentials([device_id]).get(device_id, Credential())
+
+    def _read(self, client: Any, device_ids: Sequence[str]) -> dict[str, Credential]:
+        """The only place where they are read."""
+        rows = client.hmget(self._credentials, device_ids)
+        found = {}
+        for device_id, raw in zip(device_ids, rows, strict=True):
+            if raw is None:
+                continue
+            try:
+                texts = self._seals.open(device_id, raw)
+            except CannotOpen as error:
+                found[device_id] = Credential(problem=str(error))
+            else:
+                is_current = self._seals.is_current(raw)
+                found[device_id] = Credential(tuple(map(Password, texts)), is_current=is_current)
+        return found
+
+    def add_password(self, device_id: str, password: Password) -> None:
+        """Keeps one more password that a board may come to have: after the one in force, on disk where this
+        Redis can tell. Raises `CredentialClosed` rather than write over what no key here opens."""
+        self._change_passwords(device_id, lambda old: (*old[:1], password, *old[1:]))
+        self._settle_on_disk()
+
+    def prefer_password(self, device_id: str, password: Password) -> None:
+        """The board has proved that it has this one: it comes first; the others stay behind it."""
+        self._change_passwords(device_id, lambda old: (password, *old))
+
+    @translated
+    def _change_passwords(
+        self,
+        device_id: str,
+        how: Callable[[tuple[Password, ...]], tuple[Password, ...]],
+    ) -> None:
+        """A registered device's record changes with its passwords, so that collectors fetch them."""
+
+        def transaction(pipe: Any) -> None:
+            credential = self._read(pipe, [device_id]).get(device_id, Credential())
+            if credential.problem:
+                raise CredentialClosed(device_id, credential.problem)
+            if not self._seals.has_key and self._others_are_sealed(pipe):
+                raise CredentialClosed(
+                    device_id,
+                    "would be the only one that is not sealed: ESPNET_SECRET_KEY is missing here",
+                )
+            old, new = (
+                list(dict.fromkeys(password.reveal() for password in passwords))[:MAX_PASSWORDS]
+                for passwords in (credential.passwords, how(credential.passwords))
+            )
+            raw = self._seals.seal(device_id, new)
+            record = pipe.hget(self._devices, device_id)
+            pipe.multi()
+            if new == old:
+                return
+            pipe.hset(self._credentials, device_id, raw)
+            if record is not None:
+                device = msgspec.structs.replace(decode_device(record), credential=new_number())
+                pipe.hset(self._devices, device_id, encode(device))
+
+        self._redis.transaction(transaction, self._credentials, self._devices)
+
+    def _others_are_sealed(self, client: Any) -> bool:
+        one = client.hrandfield(self._credentials)
+        return one is not None and is_sealed(client.hget(self._credentials, one))
+
+    @translated
+    def _settle_on_disk(self) -> None:
+        """Returns when what was written last is on this Redis' disk, and with its replicas.
+
+        A board that took a password which Redis then forgot could only be opened with a cable. Where
+        Redis keeps no append-only file, or is older than 7.2, it cannot be asked.
+        """
+        replicas = int(self._redis.info("replication").get("connected_slaves", 0))
+        if replicas and self._redis.wait(1, _SETTLED_MS) < 1:
+            raise StoreUnavailable(
+                f"No replica of Redis took a new password within {_SETTLED_MS / 1000:g} s, so no board "
+                "was told of it; try again when Redis is well."
+            )
+        try:
+            on_disk, _ = self._redis.execute_command("WAITAOF", 1, 0, _SETTLED_MS)
+        except ResponseError:
+            return
+        if not on_disk:
+            raise StoreUnavailable(
+                f"Redis did not get a new password to its disk within {_SETTLED_MS / 1000:g} s, so no "
+                "board was told of it; look at the disk's load and try again."
+            )
+
+    @translated
+    def forget_passwords(self, device_id: str) -> bool:
+        """Erases a board's passwords; whether there were any."""
+        return bool(self._redis.hdel(self._credentials, device_id))
+
+    @translated
+    def has_passwords(self, device_id: str) -> bool:
+        """Whether there are passwords for a board, registered or not."""
+        return bool(self._redis.hexists(self._credentials, device_id))
+
+    @translated
+    def reseal(self, device_id: str) -> bool:
+        """Seals anew under the key in force; whether that was possible. Passwords that change meanwhile
+        are those that are sealed."""
+
+        def transaction(pipe: Any) -> bool:
+            credential = self._read(pipe, [device_id]).get(device_id)
+            pipe.multi()
+            if credential is None or not credential.passwords:
+                return False
+            texts = [password.reveal() for password in credential.passwords]
+            pipe.hset(self._credentials, device_id, self._seals.seal(device_id, texts))
+            return True
+
+        return bool(
+            self._redis.transaction(transaction, self._credentials, value_from_callable=True)
+        )
