@@ -25,7 +25,7 @@ _PAGE_FILE = "ui.html"
 _PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
 _LEASE_MAX_S = const(86400)
-_FENCE = ("fence", 1, 10**18 - 1)  # name and range of the field
+_FENCE = ("fence", 1, 10**15)  # name and range of the field
 
 
 class Calls:
