@@ -129,6 +129,7 @@ class Calls:
         except hardware.HardwareError as error:
             raise Refusal(503, str(error), "read_pin")
         length = sum([len(piece) for piece in self._adc_pieces(data, ticks_us)])
+        request.header = request.sign(self._adc_pieces(data, ticks_us))
         return Stream(JSON, length, self._adc_pieces(data, ticks_us))
 
     def _adc_pieces(self, data, ticks_us):
