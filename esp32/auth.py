@@ -8,6 +8,8 @@ on flash; what changes something must then prove to know it. Invariants:
   handing one out costs no memory. Of the last _USED_MAX that came with the right digest the board
   knows the highest count; what it forgets, and all that is older, it refuses (`_floor`).
 - The digest is looked at first, so wrong ones, however many, never keep out right ones.
+- The answer to an accepted request proves that its sender knows HA1 as well. With `auth-int` the
+  bodies of both are part of what is proven, so nobody on the way can exchange one.
 - A browser sends what any page asks for, with the password that its user gave to the board. So the
   board answers only to names that nobody else can own (or DNS would be made to point a foreign name
   at it), and takes no change from another page's script, form or <img>.
@@ -49,9 +51,12 @@ _used = {}  # {a nonce's time of issue: its highest count}
 _wrong_ms = 0
 
 
-def sha256(text):
-    """The SHA-256 of a text, as text."""
-    return binascii.hexlify(hashlib.sha256(text).digest()).decode()
+def sha256(text, more=()):
+    """The SHA-256, as text, of a text and the pieces after it."""
+    digest = hashlib.sha256(text)
+    for piece in more:
+        digest.update(piece)
+    return binascii.hexlify(digest.digest()).decode()
 
 
 def same(one, other):
@@ -110,7 +115,7 @@ def admit(request, access):
 
 
 def _authenticate(request, header):
-    """Return when the request's digest is right and new; sets its `nonce`."""
+    """Return when the request's digest is right and new; sets its `nonce` and `sign`."""
     global _wrong_ms
     if not header:
         status = 409 if request.path == b"/claim" else 401
@@ -120,20 +125,29 @@ def _authenticate(request, header):
     nonce = get("nonce")
     count = get("nc")
     uri = get("uri", "")
+    qop = get("qop")
+    cnonce = get("cnonce")
     if not (
         get("username") == "espnet"
         and get("realm") == _realm
         and uri.encode() == request.target
         and get("algorithm") == "SHA-256"
-        and get("qop") == "auth"
+        and qop in ("auth", "auth-int")
         and is_hex(count, 8)
         and nonce
-        and get("cnonce")
+        and cnonce
     ):
         raise _challenge("not the digest asked for")
-    right = sha256(f"{request.method.decode()}:{uri}")
-    right = sha256(f"{ha1}:{nonce}:{count}:{get('cnonce')}:auth:{right}")
-    if not same(get("response"), right) or ha1 is True:
+    known = f"{ha1}:{nonce}:{count}:{cnonce}:{qop}:"
+
+    def proof(method, body):
+        """That one knows HA1: of a request or, where there is no method, of its answer."""
+        covered = f"{method}:{uri}"
+        if qop == "auth-int":
+            covered += ":" + sha256("", body)
+        return sha256(known + sha256(covered))
+
+    if not same(get("response"), proof(request.method.decode(), request.body)) or ha1 is True:
         now_ms = clock.now_ms()
         wrong_ms = max(_wrong_ms - now_ms, 0)
         if wrong_ms >= _WRONG_MAX_MS:
@@ -144,9 +158,16 @@ def _authenticate(request, header):
     age_ms = clock.now_ms() - (issued >> 4)
     if not (same(nonce, _nonce(issued)) and age_ms <= _LIFE_MS and _count(issued, int(count, 16))):
         raise _challenge("the nonce is used up", 401, ", stale=true")
+
+    def sign(body):
+        following = f', nextnonce="{_nonce(0)}"' if age_ms > _LIFE_MS // 2 else ""
+        return (
+            f'Authentication-Info: rspauth="{proof("", body)}", qop={qop}, nc={count}, '
+            f'cnonce="{cnonce}"{following}\r\n'
+        )
+
     request.nonce = f"{nonce}:{count}"
-    if age_ms > _LIFE_MS // 2:
-        request.header = f'Authentication-Info: nextnonce="{_nonce(0)}"\r\n'
+    request.sign = sign
 
 
 def _parse(header):
@@ -199,7 +220,7 @@ def _count(issued, count):
 def _challenge(error, status=401, stale=""):
     header = (
         f'WWW-Authenticate: Digest realm="{_realm}", nonce="{_nonce(0)}", '
-        f'algorithm=SHA-256, qop="auth"{stale}\r\n'
+        f'algorithm=SHA-256, qop="auth,auth-int"{stale}\r\n'
     )
     return Refusal(status, error, None, header)
 

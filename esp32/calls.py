@@ -25,7 +25,7 @@ _PAGE_FILE = "ui.html"
 _PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
 _LEASE_MAX_S = const(86400)
-_FENCE = ("fence", 1, 10**18 - 1)  # name and range of the field
+_FENCE = ("fence", 1, 10**15)  # name and range of the field
 
 
 class Calls:
@@ -129,6 +129,7 @@ class Calls:
         except hardware.HardwareError as error:
             raise Refusal(503, str(error), "read_pin")
         length = sum([len(piece) for piece in self._adc_pieces(data, ticks_us)])
+        request.header = request.sign(self._adc_pieces(data, ticks_us))
         return Stream(JSON, length, self._adc_pieces(data, ticks_us))
 
     def _adc_pieces(self, data, ticks_us):

@@ -274,7 +274,7 @@ class Server:
                     await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.body = await connection.read_body(request.length)
         except Refusal as refusal:  # where a next request would begin, nobody knows
-            await self._refuse(connection, refusal, True)
+            await self._refuse(connection, refusal)
             await connection.linger()
             return False
         connection.begin(_HANDLING, _HANDLE_MS)
@@ -283,14 +283,13 @@ class Server:
             self.admit(request, access)
             reply = await handler(request)
         except Refusal as refusal:
-            refusal.header = refusal.header or request.header
-            await self._refuse(connection, refusal, request.close, request.method == b"HEAD")
+            await self._refuse(connection, refusal, request)
         except MemoryError:
             raise
         except Exception as error:
             sys.print_exception(error)
             bug = Refusal(500, f"the firmware failed: {type(error).__name__}")
-            await self._refuse(connection, bug, request.close)
+            await self._refuse(connection, bug, request)
         else:
             connection.begin(_SENDING, _SEND_MS)
             self.served += 1
@@ -298,18 +297,23 @@ class Server:
                 await connection.send_stream(reply, request)
             else:
                 body = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-                head = request.header
+                head = request.header + request.sign((body,))
                 await connection.send(response(200, JSON, len(body), request.close, head, body))
         return not request.close
 
-    async def _refuse(self, connection, refusal, close, head_only=False):
+    async def _refuse(self, connection, refusal, request=None):
+        """Answer with an error; without a request, because that could not be read, the last one."""
         connection.begin(_SENDING, _SEND_MS)
         self.served += 1
         body = json.dumps(refusal.body).encode()
         length = len(body)
-        if head_only:
-            body = b""
-        await connection.send(response(refusal.status, JSON, length, close, refusal.header, body))
+        head = refusal.header
+        if request:
+            head += request.sign((body,))
+            if request.method == b"HEAD":
+                body = b""
+        close = not request or request.close
+        await connection.send(response(refusal.status, JSON, length, close, head, body))
 
     def _route(self, request):
         """(access, handler) of what is asked for; the 404 or 405 that the table implies."""

@@ -233,6 +233,27 @@ def test_aiohttp(either_board: Board) -> None:
     asyncio.run(main())
 
 
+def test_aiohttp_covers_the_body(board: Board) -> None:
+    """Where auth-int is offered aiohttp takes it, and is served whatever its body is."""
+    aiohttp = pytest.importorskip("aiohttp")
+
+    async def main(url: str) -> None:
+        middleware = aiohttp.DigestAuthMiddleware("espnet", PASSWORD)
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as owner:
+            for more in ({"json": {"pin": 4, "value": 1}}, {"data": {"pin": "4", "value": "1"}}):
+                async with owner.post(f"{url}/gpio", **more) as answer:
+                    assert answer.status == 200
+            async with owner.post(f"{url}/gpio") as answer:
+                assert answer.status == 400
+            async with owner.get(f"{url}/?fence=2") as answer:
+                assert answer.status == 200
+
+    with Recorder(board) as tap:
+        asyncio.run(main(f"http://{tap.address}"))
+    said = b"".join(tap.heard)
+    assert said.count(b"qop=auth-int") == said.count(b"response=") == 4
+
+
 # Headers as others write them. Made from their sources: order, quotes and spaces are theirs.
 
 SHAPES = {
@@ -305,9 +326,7 @@ def test_the_challenge(board: Board) -> None:
     for answer in answers:
         header = answer.headers["www-authenticate"]
         realm = re.escape(f"EspNet {board.id}")
-        pattern = (
-            rf'Digest realm="{realm}", nonce="([0-9a-f]{{44}})", algorithm=SHA-256, qop="auth"'
-        )
+        pattern = rf'Digest realm="{realm}", nonce="([0-9a-f]{{44}})", algorithm=SHA-256, qop="auth,auth-int"'
         assert re.fullmatch(pattern, header)
         nonces.add(challenge(answer)["nonce"])
         assert answer.headers["content-type"] == "application/json"

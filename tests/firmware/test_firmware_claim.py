@@ -3,12 +3,13 @@
 import contextlib
 import http.client
 import json
+from dataclasses import replace
 
 import pytest
 
 from espnet.simulator.fleet import Board
 
-from .digest_client import PATIENT, Digest, Person, challenge, claim_by_hand, ha1_of, sha256
+from .digest_client import PATIENT, Person, challenge, claim_by_hand, ha1_of, sha256
 from .firmware_client import Answer, ask, connect, levels, until
 
 OLD, NEW = "the old one", "the new one"
@@ -27,15 +28,12 @@ def sealed(board_id: str, old: str, new: str, nonce: str, nc: str, private: str)
 def rotate(person: Person, new: str, **more: object) -> Answer:
     """A rotation to the HA1 ``new``, after which ``person`` still has the old one."""
     digest = person.digest
-    fields = digest.fields("POST", "/claim")
-    header = Digest(person.board.id, digest.nonce, ha1=digest.ha1).header(
-        "POST", "/claim", int(fields["nc"], 16)
-    )
+    nc = next(digest.counts)
     private = str(more.get("private", "false")).lower()
     body: dict[str, object] = sealed(
-        person.board.id, digest.ha1, new, digest.nonce, fields["nc"], private
+        person.board.id, digest.ha1, new, digest.nonce, f"{nc:08x}", private
     )
-    return ask(person.board, "POST", "/claim", {**body, **more}, Authorization=header)
+    return person.ask("POST", "/claim", {**body, **more}, nc)
 
 
 def opens(board: Board, password: str) -> bool:
@@ -135,12 +133,9 @@ def test_a_rotation_keeps_what_it_does_not_name(make_board) -> None:
     board = make_board()
     claim_by_hand(board, OLD, private=True)
     owner = Person(board, OLD)
-    fields = owner.digest.fields("POST", "/claim")
-    body = sealed(
-        board.id, owner.digest.ha1, ha1_of(board.id, NEW), fields["nonce"], fields["nc"], "true"
-    )
-    header = owner.digest.header("POST", "/claim", int(fields["nc"], 16))
-    assert ask(board, "POST", "/claim", dict(body), Authorization=header).status == 200
+    digest = owner.digest
+    body = sealed(board.id, digest.ha1, ha1_of(board.id, NEW), digest.nonce, "00000005", "true")
+    assert owner.ask("POST", "/claim", dict(body), nc=5).status == 200
     assert Person(board, NEW).ask("GET", "/").json["private"] is True
 
 
@@ -174,6 +169,7 @@ def test_spoilt_rotations(make_board) -> None:
     assert owner.ask("POST", "/claim", {"ha1": new}).status == 400
     # A listener that turns `private` round in a request that was made for false.
     digest = owner.digest
+    digest.qop = "auth"  # or the change would be noticed before
     fields = digest.fields("POST", "/claim")
     body: dict[str, object] = sealed(board.id, digest.ha1, new, digest.nonce, fields["nc"], "false")
     header = digest.header("POST", "/claim", int(fields["nc"], 16))
@@ -182,6 +178,21 @@ def test_spoilt_rotations(make_board) -> None:
     assert (board.flash / "claim.json").read_bytes() == before
     assert opens(board, OLD)
     assert ask(board, "POST", "/claim", body).status == 409
+
+
+def test_an_impostor_cannot_confirm(make_board) -> None:
+    """The answer to a rotation is the board's own, proven with the old HA1 and over its body."""
+    board = make_board({"auth.py": [PATIENT]})
+    claim_by_hand(board, OLD)
+    owner = Person(board, OLD)
+    for private, status in (("maybe", 400), (False, 200)):
+        answer = rotate(owner, ha1_of(board.id, NEW), private=private)
+        assert answer.status == status
+        assert owner.proves(answer)
+        assert not owner.proves(replace(answer, body=b'{"id": "x", "status": "OK"}'))
+        stranger = replace(owner.digest, ha1="", password=NEW)
+        assert not stranger.is_proven(answer, owner.sent)
+    assert opens(board, NEW)
 
 
 def test_an_outdated_controller_cannot_claim(make_board) -> None:
