@@ -2,8 +2,8 @@
 
 Invariants: no signature is made twice with one count. A board is challenged from once: afterwards its
 nonce is used with growing counts, and what it offers next is followed, so that in the steady state no
-request is sent twice. With ``auth-int`` the signature covers the body too, and the board's proof its answer.
-The password never leaves here, and what a board says gets into a header only where it is harmless.
+request is sent twice. Only ``auth-int`` is spoken, where the signature covers the body, and the board's proof
+its answer: who is on the way could rewrite an offer of less. The password never leaves here, and what a board says gets into a header only where it is harmless.
 """
 
 import re
@@ -54,7 +54,6 @@ class Login:
         self._refused = 0
         self._nonce = ""
         self._count = 0
-        self._covers_body = False
         self._signed: bytes | None = None
         self._before = self._between = self._head = self._known = b""
 
@@ -73,9 +72,9 @@ class Login:
             return b""
         self._count += 1
         count = b"%08x" % self._count
-        asked = method + b":" + target
-        if self._covers_body:
-            asked += b":" + hexlify(sha256(body).digest()) if body else _NO_BODY
+        asked = (
+            method + b":" + target + (b":" + hexlify(sha256(body).digest()) if body else _NO_BODY)
+        )
         self._signed, self._known = target, self._before + count + self._between
         response = sha256(self._known + hexlify(sha256(asked).digest())).hexdigest()
         return b'%buri="%b", nc=%b, response="%b"' % (
@@ -107,9 +106,7 @@ class Login:
             return self._try_next()
         self._refused = 0
         if info.startswith(b'rspauth="'):
-            proved = b":" + signed
-            if self._covers_body:
-                proved += b":" + hexlify(sha256(body).digest())
+            proved = b":" + signed + b":" + hexlify(sha256(body).digest())
             right = sha256(self._known + hexlify(sha256(proved).digest())).hexdigest().encode()
             # The time that this takes tells an impostor nothing: a count is never used again.
             self.is_proved = info[9:73] == right
@@ -132,7 +129,7 @@ class Login:
         nonce, offered = fields.get("nonce", ""), fields.get("qop", "").replace(" ", "").split(",")
         if (
             fields.get("algorithm", "").upper() != "SHA-256"
-            or not {"auth", "auth-int"}.intersection(offered)
+            or "auth-int" not in offered
             or not _NONCE.fullmatch(nonce)
         ):
             raise OddChallenge("asks for a password in a way that boards do not")
@@ -147,7 +144,6 @@ class Login:
             self._ha1s = [password.ha1(board_id) for password in self._passwords]
         if not self._ha1s:
             return False
-        self._covers_body = "auth-int" in offered
         self._use(nonce, same=nonce == self._nonce)
         return True
 
@@ -157,12 +153,12 @@ class Login:
         assert self.board_id is not None
         if not same:
             self._nonce, self._count = nonce, 0
-        cnonce, qop = secrets.token_hex(8), "auth-int" if self._covers_body else "auth"
+        cnonce = secrets.token_hex(8)
         self._before = f"{self._ha1s[self._index]}:{nonce}:".encode()
-        self._between = f":{cnonce}:{qop}:".encode()
+        self._between = f":{cnonce}:auth-int:".encode()
         self._head = (
             f'Digest username="{USER}", realm="{realm(self.board_id)}", nonce="{nonce}", '
-            f'algorithm=SHA-256, qop={qop}, cnonce="{cnonce}", '
+            f'algorithm=SHA-256, qop=auth-int, cnonce="{cnonce}", '
         ).encode()
 
 
