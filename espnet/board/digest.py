@@ -2,8 +2,9 @@
 
 Invariants: no signature is made twice with one count. A board is challenged from once: afterwards its
 nonce is used with growing counts, and what it offers next is followed, so that in the steady state no
-request is sent twice. Only ``auth-int`` is spoken, where the signature covers the body, and the board's proof
-its answer: who is on the way could rewrite an offer of less. The password never leaves here, and what a board says gets into a header only where it is harmless.
+request is sent twice. Only ``auth-int`` is spoken, where the signature covers the body, and the board's
+proof its answer: who is on the way could rewrite an offer of less. The password never leaves here, and
+what a board says gets into a header only where it is harmless.
 """
 
 import re
