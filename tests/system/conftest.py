@@ -11,6 +11,7 @@ from espnet import server
 from espnet.simulator import Board, Fleet
 from espnet.simulator.intake import Intake
 
+from .governing import DHT
 from .world import KEY, World, marked_processes
 
 
@@ -31,6 +32,16 @@ def boards(many_boards: list[Board]) -> Iterator[list[Board]]:
     yield many_boards
     for board in many_boards:
         board.clear()
+
+
+@pytest.fixture
+def fresh(boards: list[Board]) -> list[Board]:
+    """Boards that were just reset: pins low, no lease, no fence, nothing plugged in."""
+    for board in boards:
+        board.set(room=None, dht={DHT: None})
+        board.reset()
+        board.forget_requests()
+    return boards
 
 
 @pytest.fixture
