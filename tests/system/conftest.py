@@ -46,11 +46,11 @@ def fresh(boards: list[Board]) -> list[Board]:
 
 @pytest.fixture
 def world(redis_url: str, short_path: Path) -> Iterator[World]:
-    """An empty Redis; intervals of half a second, patience of 0.4 s with a board, no Datadog key."""
+    """An empty Redis; intervals of 0.3 s, patience of 0.4 s with a board, no Datadog key."""
     world = World(
         short_path,
         redis_url,
-        ESPNET_INTERVAL="0.5",
+        ESPNET_INTERVAL="0.3",
         ESPNET_TIMEOUT="0.4",
         ESPNET_UPLOAD_INTERVAL="0.3",
     )

@@ -14,7 +14,7 @@ from espnet.simulator.state import Request
 
 from .world import World, polls, wait_for
 
-INTERVAL_S, TIMEOUT_S = 0.5, 0.4
+INTERVAL_S, TIMEOUT_S = 0.3, 0.4
 #: The shortest lease.
 LEASE_S = 15
 #: What a busy machine may add to anything, in seconds.

@@ -49,6 +49,7 @@ def test_two_collectors_poll_every_board_once_an_interval_and_share_the_work(
 ) -> None:
     """No board is polled by both in one interval, no two requests overlap on one board, none is left
     out, and both collectors do a share."""
+    world.environ["ESPNET_INTERVAL"] = str(INTERVAL_S)
     names = world.register(*boards)
     with world.client() as client:
         first_due: dict[bytes, float] = dict(client.zrange("espnet:due", 0, -1, withscores=True))
@@ -90,6 +91,7 @@ def test_a_lost_collector_leaves_no_device_unpolled_longer_than_its_lock_and_an_
     """A collector that is killed (``kill -9``) while it holds locks loses nothing: another one takes
     those boards over when the locks end, and the rest at once. The same for one that only stands still
     past its locks' end (SIGSTOP): when it goes on, its late commits change nothing."""
+    world.environ["ESPNET_INTERVAL"] = str(INTERVAL_S)
     names = world.register(*boards)
     by_name = dict(zip(names, boards, strict=True))
     late, killed = world.start("10"), world.start("11")

@@ -159,7 +159,7 @@ def test_the_demo_ends_in_order_when_it_is_interrupted(start: Callable[..., Demo
         demo.wait_until_it_polls()
     # Polled and uploaded at least once: intervals are 1 s, uploads every 2 s.
     began_s = time.monotonic()
-    wait_for("some polls", lambda: time.monotonic() - began_s > 5)
+    wait_for("some polls", lambda: time.monotonic() - began_s > 3.5)
     interrupted, terminated, impatient = demos
     interrupted.process.send_signal(signal.SIGINT)
     terminated.process.send_signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ from espnet.simulator import Board, Fleet
 
 from .world import World, gaps, polls, wait_for
 
-SECONDS = 5
+SECONDS = 8
 
 
 @pytest.fixture

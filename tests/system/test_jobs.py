@@ -97,7 +97,7 @@ def test_two_jobs_on_one_pin_and_none(world: World, fresh: list[Board]) -> None:
     board.forget_requests()
     now = time.time()
     began = time.strftime("%H:%M:%S", time.gmtime(now - 60))
-    ends = {"short": math.floor(now) + 5, "long": math.floor(now) + 8}
+    ends = {"short": math.floor(now) + 3, "long": math.floor(now) + 5}
     for job, end in ends.items():
         hours = str((end - math.floor(now) + 60) / 3600)
         world.espcli("device", "porch", "add_timer_job", job, str(PIN), began, hours, *UTC)
@@ -205,11 +205,11 @@ def test_a_person_has_the_last_word_for_a_while(world: World, fresh: list[Board]
     world.espcli("device", "porch", "disable_job", "lamp", "--off")
     world.espcli("device", "porch", "add_timer_job", "never", str(PIN), *ALWAYS, "--invert", *UTC)
     began = time.time()
-    world.espcli(*words, "on", "--for", "3s")
+    world.espcli(*words, "on", "--for", "2s")
     given = time.time()
     wait_level(board, 1, within_s=SLACK_S)
     wait_level(board, 0)
-    assert began + 3 <= time.time() <= given + 3 + INTERVAL_S + SLACK_S
+    assert began + 2 <= time.time() <= given + 2 + INTERVAL_S + SLACK_S
     assert why(world, "porch")["winner"]["job"] == "never"
 
     ask(board, pin=PIN, value=1)

@@ -42,7 +42,7 @@ class Place:
         self.world = World(
             folder,
             self.redis.url,
-            ESPNET_INTERVAL="0.5",
+            ESPNET_INTERVAL="0.3",
             ESPNET_TIMEOUT="0.4",
             ESPNET_UPLOAD_INTERVAL="0.3",
             **to_intake(self.intake.url),
