@@ -183,12 +183,15 @@ def cut(past: Past, drops: Sequence[int]) -> Past:
     return Past(past.tail, levels, tuple(lost))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
+PASTS = given(
     st.tuples(*[st.integers(0, 12)] * 2),
     st.sampled_from([300, 900, 3_600, 86_400]),
     st.integers(0, 3_000),
 )
+
+
+@settings(max_examples=20, deadline=None)
+@PASTS
 def test_levels_are_stitched_without_a_seam(drops: tuple[int, int], width: int, tail: int) -> None:
     """Whatever is gone of the finer levels, the coarser ones say it, once, to the last reading."""
     rows = walk(86_400)
@@ -199,6 +202,14 @@ def test_levels_are_stitched_without_a_seam(drops: tuple[int, int], width: int, 
     level = past.finest(0)
     width = -(-width // (level.width or 1)) * (level.width or 1)
     agree(told(past.buckets(width, 0, 2 * NOW)), brute(rows, width))
+
+
+@pytest.mark.soak
+@settings(max_examples=150, deadline=None)
+@PASTS
+def test_levels_are_stitched_for_long(drops: tuple[int, int], width: int, tail: int) -> None:
+    """The same, with many more pasts."""
+    test_levels_are_stitched_without_a_seam.hypothesis.inner_test(drops, width, tail)
 
 
 def test_days_begin_at_local_midnight() -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import redis
 from board_wire import status_body
+from conftest import RedisProcess
 
 from espnet.cli import main
 from espnet.cli.plot import _marks
@@ -58,6 +59,12 @@ def polls() -> Iterator[SampleBatch]:
             yield poll(at, None if failed else round(18 + n // 30 / 10, 1))
 
 
+def add_porch(store: Store) -> None:
+    status = msgspec.Raw(status_body("b1"))
+    reading = Reading(at=NOW, poll_s=0.1, interval_s=10, collector="x", status=status)
+    store.add(PORCH, reading, first_due=NOW + 9)
+
+
 @pytest.fixture
 def store(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     for name in [name for name in os.environ if name.startswith(("ESPNET_", "DATADOG_", "DD_"))]:
@@ -71,22 +78,32 @@ def store(redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SystemClock, "now", lambda self: NOW)
     with closing(Store(redis_url)) as store:
-        status = msgspec.Raw(status_body("b1"))
-        reading = Reading(at=NOW, poll_s=0.1, interval_s=10, collector="x", status=status)
-        store.add(PORCH, reading, first_due=NOW + 9)
+        add_porch(store)
         yield store
 
 
-@pytest.fixture
-def kept(store: Store, redis_url: str) -> Store:
-    """A store with the history of `polls`."""
-    with redis.Redis.from_url(redis_url) as raw:
+@pytest.fixture(scope="module")
+def history(redis_server: RedisProcess) -> dict[bytes, bytes]:
+    """What Redis holds when `polls` have become history: its keys, and them as it dumps them."""
+    with redis.Redis.from_url(redis_server.url) as raw, closing(Store(redis_server.url)) as store:
+        raw.flushall()
+        add_porch(store)
         pipe = raw.pipeline()
         for one in polls():
             pipe.xadd("espnet:samples", {"n": len(one.points), "batch": encode(one)})
         pipe.execute()
-    here = Historian(store, "here", budget_bytes=2**24)
-    assert here.drain(NOW) == len(list(polls()))
+        here = Historian(store, "here", budget_bytes=2**24)
+        assert here.drain(NOW) == len(list(polls()))
+        assert {raw.ttl(key) for key in raw.scan_iter()} == {-1}, "a dump would lose it"
+        return {key: raw.dump(key) for key in raw.scan_iter()}
+
+
+@pytest.fixture
+def kept(store: Store, redis_url: str, history: dict[bytes, bytes]) -> Store:
+    """A store with the history of `polls`."""
+    with redis.Redis.from_url(redis_url) as raw:
+        for key, dumped in history.items():
+            raw.restore(key, 0, dumped, replace=True)
     return store
 
 

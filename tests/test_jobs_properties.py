@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,7 +238,7 @@ def test_until_is_honest(
 
 
 @given(st.data())
-@settings(LAWS, max_examples=60)
+@settings(LAWS, max_examples=25)
 def test_a_pin_never_switches_faster_than_it_may(data: st.DataObject) -> None:
     """Through readings, resets, hands on the board, failed writes and restarts of the collector: on
     lasts min_on unless a fail-safe or an override ends it, off lasts min_off unless an override does."""
@@ -271,6 +272,14 @@ def test_a_pin_never_switches_faster_than_it_may(data: st.DataObject) -> None:
                 assert now - changed_at >= least["min_off_s" if decision.level else "min_on_s"]
             if heeded:
                 level, changed_at = decision.level, now
+
+
+@pytest.mark.soak
+@given(st.data())
+@settings(LAWS, max_examples=300)
+def test_a_pin_never_switches_faster_than_it_may_for_long(data: st.DataObject) -> None:
+    """The same, with many more histories."""
+    test_a_pin_never_switches_faster_than_it_may.hypothesis.inner_test(data)
 
 
 def ticked(

@@ -190,10 +190,10 @@ def run(rig: Rig, intake: Intake, nowhere: str, seed: int, answers: int) -> None
     assert intake.not_ingested == 0, "nothing is sent that the intake would silently ignore"
 
 
-def test_thousands_of_answers(rig: Rig, intake: Intake, nowhere: str) -> None:
+def test_a_thousand_answers(rig: Rig, intake: Intake, nowhere: str) -> None:
     """Every answer in any order, processes that end around requests, and three uploaders that share the
     sink: none lost, none acknowledged early, what came twice was counted."""
-    run(rig, intake, nowhere, 1, 2_500)
+    run(rig, intake, nowhere, 1, 1_000)
 
 
 @pytest.mark.soak

@@ -264,7 +264,12 @@ def live(url: str, seed: int, steps: int, **how: bool) -> tuple[World, AnyEnd]:
     return world, end
 
 
-@pytest.mark.parametrize("seed", range(6))
+def seeds(count: int) -> list[Any]:
+    """The first three, and in long runs the others."""
+    return [*range(3), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(3, count))]
+
+
+@pytest.mark.parametrize("seed", seeds(6))
 def test_without_crashes_the_books_are_what_happened(redis_url: str, seed: int) -> None:
     """Any answers, and nobody dies: each sample is accepted once or a dead letter, `repeated` is what was
     unsure, exactly, and only that came twice."""
@@ -276,7 +281,7 @@ def test_without_crashes_the_books_are_what_happened(redis_url: str, seed: int) 
     assert books.accepted + books.dead + books.dropped == len(world.values)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(10))
 def test_with_crashes_nothing_is_lost(redis_url: str, seed: int) -> None:
     """Uploaders die between any two steps and answers of Redis get lost: all arrives that is no letter."""
     world, _ = live(redis_url, seed, 300, is_deadly=True, is_bounded=False, is_slow=False)
@@ -286,7 +291,7 @@ def test_with_crashes_nothing_is_lost(redis_url: str, seed: int) -> None:
     assert books.dropped <= world.letters_given_up
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", seeds(8))
 def test_with_bounds_and_time_every_sample_has_its_place(redis_url: str, seed: int) -> None:
     """The same with bounds that are too small and hours that pass: what did not arrive is dropped or
     expired in the books."""

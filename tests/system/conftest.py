@@ -11,6 +11,7 @@ from espnet import server
 from espnet.simulator import Board, Fleet
 from espnet.simulator.intake import Intake
 
+from .governing import DHT
 from .world import KEY, World, marked_processes
 
 
@@ -34,12 +35,22 @@ def boards(many_boards: list[Board]) -> Iterator[list[Board]]:
 
 
 @pytest.fixture
+def fresh(boards: list[Board]) -> list[Board]:
+    """Boards that were just reset: pins low, no lease, no fence, nothing plugged in."""
+    for board in boards:
+        board.set(room=None, dht={DHT: None})
+        board.reset()
+        board.forget_requests()
+    return boards
+
+
+@pytest.fixture
 def world(redis_url: str, short_path: Path) -> Iterator[World]:
-    """An empty Redis; intervals of half a second, patience of 0.4 s with a board, no Datadog key."""
+    """An empty Redis; intervals of 0.3 s, patience of 0.4 s with a board, no Datadog key."""
     world = World(
         short_path,
         redis_url,
-        ESPNET_INTERVAL="0.5",
+        ESPNET_INTERVAL="0.3",
         ESPNET_TIMEOUT="0.4",
         ESPNET_UPLOAD_INTERVAL="0.3",
     )

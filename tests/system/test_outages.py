@@ -5,23 +5,33 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
 from conftest import RedisProcess
 
 from espnet.simulator import Board
 from espnet.simulator.intake import Intake
 
+from .governing import (
+    DHT,
+    LEASE_S,
+    PIN,
+    SLACK_S,
+    add_heat,
+    air,
+    ask,
+    wait_level,
+    wait_polls,
+    why,
+)
 from .world import KEY, World, polls, to_intake, wait_for
 
 
 class Place:
-    """A Redis of its own, with a collector and its boards."""
+    """A Redis of its own, with a collector and its boards, the first of which heats, where asked for."""
 
-    def __init__(self, stack: ExitStack, boards: list[Board]) -> None:
+    def __init__(self, stack: ExitStack, boards: list[Board], *, heats: bool = False) -> None:
         folder = Path(tempfile.mkdtemp(prefix="espnet-", dir="/tmp"))
         stack.callback(shutil.rmtree, folder)
         self.boards = boards
@@ -32,13 +42,17 @@ class Place:
         self.world = World(
             folder,
             self.redis.url,
-            ESPNET_INTERVAL="0.5",
+            ESPNET_INTERVAL="0.3",
             ESPNET_TIMEOUT="0.4",
             ESPNET_UPLOAD_INTERVAL="0.3",
             **to_intake(self.intake.url),
         )
         stack.callback(self.world.end)
         self.names = self.world.register(*boards)
+        self.heater = boards[0]
+        if heats:
+            self.world.espcli("device", "b0", "add_dht22", "air", str(DHT))
+            add_heat(self.world, "b0", "b0.dht22.air.temp", "--stale", "off")
         self.run = self.world.start("10")
         wait_for("samples are accepted", lambda: self.intake.accepted > 5)
 
@@ -60,7 +74,7 @@ class Place:
             "redis.lost",
             "redis.back",
         ]
-        assert not run.events("redis.not_started", "upload.failed", "upload.paused")
+        assert not run.events("redis.not_started", "upload.failed", "upload.paused", "pin.refused")
         run.require_good_log()
         books = world.require_balance()
         # What was accepted just before the connection broke may have been sent again.
@@ -69,45 +83,82 @@ class Place:
         assert world.locks() == []
 
 
-@pytest.fixture
-def places(boards: list[Board]) -> Iterator[list[Place]]:
-    """Four places that know nothing of each other."""
+def test_redis_and_collectors_are_away_for_longer_than_a_lease(fresh: list[Board]) -> None:
+    """Redis that is stopped, or that keeps its connections and answers nothing, for a quarter of a minute:
+    it is said once that it is gone and once that it is back, polls and uploads go on, nothing crashed.
+    Who is told to stop meanwhile (SIGTERM) stops in order, within its time-outs.
+
+    Boards decide for themselves meanwhile, and also when their collector is killed: each switches its
+    pin off when the lease is over, counts that, and not before. Afterwards the pin is right again."""
+    for board in fresh[0], fresh[2], fresh[6]:
+        air(board, 18)
     with ExitStack() as stack:
-        yield [Place(stack, mine) for mine in (boards[:2], boards[2:4], boards[4:5], boards[5:6])]
+        stopped = Place(stack, fresh[:2], heats=True)
+        hung = Place(stack, fresh[2:4], heats=True)
+        leaving = [Place(stack, [board]) for board in fresh[4:6]]
+        killed = Place(stack, fresh[6:7], heats=True)
+        heaters = [place.heater for place in (stopped, hung, killed)]
+        for board in heaters:
+            wait_level(board, 1)
+            wait_polls(board)
+            assert ask(board)["leases_expired"] == 0
+
+        for place in (stopped, leaving[0]):
+            place.redis.stop()
+        for place in (hung, leaving[1]):
+            place.redis.pause()
+        killed.run.process.kill()
+        gone_s = time.monotonic()
+        for place in (stopped, hung, *leaving):
+            place.run.wait_for_event("redis.lost")
+        for place in leaving:
+            place.run.send(signal.SIGTERM)
+        _require_leases_end(heaters, gone_s)
+        # A person learns it too, with the exit code that says so.
+        assert "Redis" in stopped.world.espcli("devices", code=3)
+        for place in (stopped, hung):
+            assert place.run.process.poll() is None
+            assert not place.run.events("redis.back")
+        for place in leaving:
+            # The locks' time, and a Redis time-out for each thing that is still to be said to Redis.
+            left_s = gone_s + 2 * 0.4 + 5 + 3 * 5 - time.monotonic()
+            assert place.run.process.wait(max(left_s, 1)) == 0, place.run.log
+            assert len(place.run.events("redis.lost")) == 1
+            place.run.require_good_log()
+
+        stopped.redis.start()
+        hung.redis.resume()
+        killed.run = killed.world.start("10")
+        for place in (stopped, hung, killed):
+            wait_level(place.heater, 1)
+            wait_polls(place.heater)
+            told = ask(place.heater)
+            assert (told["leases_expired"], told["leases"][str(PIN)]["safe"]) == (1, "low")
+            assert why(place.world, "b0")["last_write"]["problem"] == ""
+        for place in (stopped, hung):
+            place.require_recovered()
+        assert killed.run.stop() == 0
+        assert not killed.run.events("pin.refused")
 
 
-def test_the_collector_goes_on_after_redis_was_stopped_or_hung_for_ten_seconds(
-    places: list[Place],
-) -> None:
-    """Redis that is stopped, or that keeps its connections and answers nothing, for 10 s: it is said
-    once that it is gone and once that it is back, polls and uploads go on, nothing crashed. Who is
-    told to stop meanwhile (SIGTERM) stops in order, within its time-outs."""
-    stopped, hung, *leaving = places
-    for place in (stopped, leaving[0]):
-        place.redis.stop()
-    for place in (hung, leaving[1]):
-        place.redis.pause()
-    gone_s = time.monotonic()
-    for place in places:
-        place.run.wait_for_event("redis.lost")
-    for place in leaving:
-        place.run.send(signal.SIGTERM)
-    wait_for("ten seconds are over", lambda: time.monotonic() - gone_s >= 10)
-    # A person learns it too, with the exit code that says so.
-    assert "Redis" in stopped.world.espcli("devices", code=3)
-    for place in (stopped, hung):
-        assert place.run.process.poll() is None
-        assert not place.run.events("redis.back")
-    stopped.redis.start()
-    hung.redis.resume()
-    for place in (stopped, hung):
-        place.require_recovered()
-    for place in leaving:
-        # The locks' time, and a Redis time-out for each thing that is still to be said to Redis.
-        left_s = gone_s + 2 * 0.4 + 5 + 3 * 5 - time.monotonic()
-        assert place.run.process.wait(max(left_s, 1)) == 0, place.run.log
-        assert len(place.run.events("redis.lost")) == 1
-        place.run.require_good_log()
+def _require_leases_end(heaters: list[Board], gone_s: float) -> None:
+    """Each pin goes off when its lease is over, and not before."""
+    off_s: dict[Board, float] = {}
+
+    def look() -> bool:
+        for board in heaters:
+            if not board.pin(PIN).level:
+                off_s.setdefault(board, time.monotonic())
+        return len(off_s) == len(heaters)
+
+    wait_for("all are off", look, LEASE_S + SLACK_S + 2)
+    for board in heaters:
+        # It was renewed by the last poll that was answered.
+        last_s = polls(board)[-1].at_s
+        assert LEASE_S - 0.1 <= off_s[board] - last_s <= LEASE_S + SLACK_S
+        assert last_s <= gone_s + SLACK_S
+        told = ask(board)
+        assert (told["leases_expired"], told["leases"]) == (1, {})
 
 
 def test_the_embedded_server_is_started_again_when_it_is_killed(

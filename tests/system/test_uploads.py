@@ -134,7 +134,7 @@ def test_who_is_told_to_stop_begins_no_upload(
     slower of both, not one after the other."""
     silent, good = boards[:2]
     world.register(silent, good)
-    run = world.start("10", "--device_requests_timeout", "5", **to_intake(intake.url))
+    run = world.start("10", "--device_requests_timeout", "3", **to_intake(intake.url))
     wait_for("an upload", lambda: intake.accepted)
     silent.fault("hang")
     wait_for("a poll in vain", lambda: polls(silent)[-1].fault == "hang")

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +21,8 @@ from espnet.model import SampleBatch, decode_batch
 from espnet.simulator import Board
 from espnet.simulator.state import Request
 from espnet.store import Store
+
+from . import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 ESPCLI = ROOT / "espcli"
@@ -151,15 +152,7 @@ class World:
 
     def espcli(self, *words: str, code: int = 0, **settings: str) -> str:
         """Runs a command to its end; its standard output, and its error where ``code`` is not 0."""
-        done = subprocess.run(
-            [str(ESPCLI), *words],
-            env=self.environ | settings,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = forked.run(words, self.environ | settings, self.folder / "tmp", timeout_s=60)
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         return done.stdout if code == 0 else done.stderr
 
@@ -175,10 +168,8 @@ class World:
     def register(self, *boards: Board, names: str = "") -> list[str]:
         """Registers boards as ``b0``, ``b1`` … or by the names in ``names``; returns their names."""
         chosen = names.split() or [f"b{n}" for n in range(len(boards))]
-        assert len(chosen) == len(boards)
-        addresses = [board.address for board in boards]
-        with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda *words: self.espcli("register", *words), addresses, chosen))
+        for board, name in zip(boards, chosen, strict=True):
+            self.espcli("register", board.address, name)
         return chosen
 
     def start(self, heartbeat: str = "10", *options: str, **settings: str) -> Run:
