@@ -35,7 +35,9 @@ def boards() -> Iterator[Fleet]:
 @pytest.fixture
 def board(boards: Fleet) -> Board:
     """A board as it comes out of the box, with a DHT22 on pin 4."""
-    boards[0].clear()
+    for board in boards:
+        board.clear()
+        board.unclaim()
     boards[0].set(dht={4: (21.5, 40)})
     return boards[0]
 

@@ -24,10 +24,11 @@ def many_boards() -> Iterator[list[Board]]:
 
 @pytest.fixture
 def boards(many_boards: list[Board]) -> Iterator[list[Board]]:
-    """Healthy boards whose request logs are empty."""
+    """Healthy boards that nobody has claimed, whose request logs are empty."""
     for board in many_boards:
         board.clear()
         board.wait_ready()
+        board.unclaim()
         board.forget_requests()
     yield many_boards
     for board in many_boards:
