@@ -26,6 +26,7 @@ from espnet.cli.facts import (
 )
 from espnet.cli.health import problems
 from espnet.cli.session import Session
+from espnet.credential import new_password
 from espnet.model import (
     Books,
     DeadLetter,
@@ -57,7 +58,8 @@ class World:
         """A device with a reading, by default a fresh one; it is due in ten seconds."""
         device = Device(id=f"id-{name}", name=name, address=f"{name}.lan", **more)
         reading = self.reading(device, at)
-        return self.store.add(device, reading, first_due=self.now + 10)
+        self.store.add_password(device.id, new_password())
+        return self.store.add(device, reading, first_due=self.now + 10, has_password=True)
 
     def reading(self, device: Device, at: float | None = None, **more: Any) -> Reading:
         return Reading(
@@ -65,7 +67,7 @@ class World:
             poll_s=0.02,
             interval_s=10.0,
             collector=COLLECTOR,
-            status=msgspec.Raw(status_body(device.id)),
+            status=msgspec.Raw(status_body(device.id, claimed=True, private=False)),
             **more,
         )
 

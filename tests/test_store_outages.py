@@ -12,6 +12,7 @@ from board_wire import eventually
 from conftest import RedisProcess
 from test_store import NOW, batch, board, poll, queue, reading, register
 
+from espnet.credential import Password
 from espnet.errors import EspNetError, StoreUnavailable
 from espnet.model import Books, DeadLetter, Sample, SinkState
 from espnet.store import Entry, Fate, Grant, Store
@@ -37,6 +38,7 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "views": Store.views,
     "view": lambda s: s.view("name1"),
     "add": lambda s: s.add(board(2), reading(), first_due=NOW),
+    "check": lambda s: s.check(board(2)),
     "change": lambda s: s.change("name1", lambda d: msgspec.structs.replace(d, name="x"), now=NOW),
     "remove": lambda s: s.remove("name1"),
     "jobs": lambda s: s.jobs(DEVICE),
@@ -80,6 +82,13 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "seal": lambda s: s.seal([Packing("id1", State(b""), 9)], NOW),
     "past": lambda s: s.past("id1"),
     "history_states": lambda s: s.history_states(0, 9),
+    "credentials": lambda s: s.credentials(["id1"]),
+    "credential": lambda s: s.credential("id1"),
+    "all_credentials": Store.all_credentials,
+    "add_password": lambda s: s.add_password("id1", Password("a long password")),
+    "prefer_password": lambda s: s.prefer_password("id1", Password("a long password")),
+    "forget_passwords": lambda s: s.forget_passwords("id1"),
+    "reseal": lambda s: s.reseal("id1"),
     "history_reach": lambda s: s.history_reach(NOW),
 }
 
@@ -123,7 +132,8 @@ def test_a_key_of_another_type_is_one_sentence(
         return
     keys = ("devices", "names", "due", "readings", "faults", "fence", "collectors", "samples")
     sinks = ("books", "sinks", "sink_states", "waiting:dd", "parts:dd", "books:dd", "dead")
-    for key in (*keys, *sinks, "lock:id1", "jobs", "memory", "jobs_version", "history"):
+    others = ("lock:id1", "jobs", "memory", "jobs_version", "history", "credentials")
+    for key in (*keys, *sinks, *others):
         raw.lpush(f"espnet:{key}", "not ours")
     if operation == "commit":
         raw.set("espnet:lock:id1", GRANT.token)

@@ -144,7 +144,7 @@ class Commands(SampleWords, SealWords):
             [describe(view, now) for view in views],
             ("name", "state", "f", "pins_high", "age_s", "access", "address", "id", "problem"),
             hint,
-            spare=("id", "pins_high", "address"),
+            spare=("id", "pins_high", "access", "address"),
         )
 
     @verb

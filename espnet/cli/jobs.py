@@ -394,8 +394,8 @@ class JobWords(Words):
         All of it under the lock: in between nobody switches it on again. Where the board does not
         answer, nothing is changed.
         """
-        from espnet.board import client
         from espnet.board.calls import set_gpio
+        from espnet.cli import claiming
 
         session = self._session
         device = session.store.device(self._name)
@@ -414,7 +414,7 @@ class JobWords(Words):
             view = session.store.view(self._name)
             knows = view.reading is not None and view.reading.decoded().fence is not None
             call = set_gpio((pin,), 0, fence=grant.fence if knows else None)
-            client.send(view.device.address, call, session.config.timeout_s)
+            claiming.send(session, view.device, call)
             self._replace(name, how)
 
     def _who_acts(self) -> str:

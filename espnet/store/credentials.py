@@ -135,11 +135,6 @@ class Credentials(Registry):
         return bool(self._redis.hdel(self._credentials, device_id))
 
     @translated
-    def has_passwords(self, device_id: str) -> bool:
-        """Whether there are passwords for a board, registered or not."""
-        return bool(self._redis.hexists(self._credentials, device_id))
-
-    @translated
     def reseal(self, device_id: str) -> bool:
         """Seals anew under the key in force; whether that was possible. Passwords that change meanwhile
         are those that are sealed."""

@@ -5,9 +5,10 @@ Windows are in UTC, which has no days of 23 hours.
 
 import json
 import time
-import urllib.parse
-import urllib.request
 from typing import Any
+
+from firmware import firmware_client
+from firmware.digest_client import Person
 
 from espnet.simulator import Board
 from espnet.simulator.state import Request
@@ -65,18 +66,26 @@ def wait_polls(board: Board, count: int = 1) -> None:
 
 
 def writes_of(board: Board, since_s: float = 0.0) -> list[Request]:
-    """The writes of pins that a board has received since a monotonic time."""
+    """The writes of pins that a board has received since a monotonic time; a challenge is not yet one."""
     asked = ("POST", "/gpio")
-    return [r for r in board.requests if (r.method, r.path) == asked and r.at_s >= since_s]
+    return [
+        r
+        for r in board.requests
+        if (r.method, r.path) == asked and r.at_s >= since_s and r.status != 401
+    ]
 
 
 def ask(board: Board, **form: int) -> dict[str, Any]:
-    """What the board says to a person: to `GET /`, or to a write of a pin."""
-    data = urllib.parse.urlencode(form).encode() if form else None
-    url = f"http://{board.address}/" + ("gpio" if form else "")
-    with urllib.request.urlopen(url, data, timeout=5) as answer:
-        told: dict[str, Any] = json.load(answer)
-        return told
+    """What the board says to a person: to `GET /`, or to a write of a pin, signed where it is claimed."""
+    claim = board.flash / "claim.json"
+    if form and claim.exists():
+        person = Person(board, ha1=json.loads(claim.read_text())["ha1"])
+        answer = person.ask("POST", "/gpio", form)
+    else:
+        answer = firmware_client.ask(board, *(("POST", "/gpio", form) if form else ("GET", "/")))
+    assert answer.status == 200, answer
+    told: dict[str, Any] = answer.json
+    return told
 
 
 def why(world: World, name: str, pin: int = PIN) -> dict[str, Any]:

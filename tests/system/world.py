@@ -170,6 +170,7 @@ class World:
         chosen = names.split() or [f"b{n}" for n in range(len(boards))]
         for board, name in zip(boards, chosen, strict=True):
             self.espcli("register", board.address, name)
+            board.forget_requests()
         return chosen
 
     def start(self, heartbeat: str = "10", *options: str, **settings: str) -> Run:
@@ -240,11 +241,13 @@ class World:
 
 
 def polls(board: Board, since_s: float = 0.0) -> list[Request]:
-    """The polls that a board has received since a monotonic time."""
+    """The polls that a board has received since a monotonic time; a challenge is not yet one."""
     return [
         request
         for request in board.requests
-        if (request.method, request.path.split("?")[0]) == ("GET", "/") and request.at_s >= since_s
+        if (request.method, request.path.split("?")[0]) == ("GET", "/")
+        and request.at_s >= since_s
+        and (request.status != 401 or request.fault)
     ]
 
 
