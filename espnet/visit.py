@@ -302,7 +302,8 @@ async def act(
     elif todo and grant is not None:
         end = clock.monotonic() + timeout_s
         for order in todo:
-            problem = await _write(target, order, grant, sight, end, clock)
+            by = [decisions[pin].winner.job for pin in order.pins]
+            problem = await _write(target, order, by, grant, sight, end, clock)
             for pin in order.pins:
                 _tell(claim, decisions[pin], sight, writes.get(pin), problem)
                 writes[pin] = Write(clock.now(), decisions[pin].level, problem)
@@ -318,15 +319,22 @@ async def act(
 
 
 async def _write(
-    target: Target, order: Order, grant: Grant, sight: Sight, end: float, clock: Clock
+    target: Target,
+    order: Order,
+    by: Sequence[str],
+    grant: Grant,
+    sight: Sight,
+    end: float,
+    clock: Clock,
 ) -> str:
-    """Writes one order; returns what the board has against it, "" when it did it."""
+    """Writes one order of these jobs; returns what the board has against it, "" when it did it."""
     call = set_gpio(
         order.pins,
         order.level,
         lease_s=order.lease_s,
         safe=order.safe,
         fence=grant.fence if sight.status.fence is not None else None,
+        by=by if sight.status.fence is not None else (),
     )
     left_s = end - clock.monotonic()
     if left_s <= 0:

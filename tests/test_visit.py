@@ -126,7 +126,10 @@ def test_a_difference_is_written_once_remembered_and_told(wire: Wire) -> None:
         memory, wrote, log = await house.visit(ON)
         assert wrote == {4: 1}
         assert house.board.writes == [
-            {"pin": "4", "value": "1", "lease_s": "30", "safe": "hold", "fence": "2"}
+            {
+                **{"pin": "4", "value": "1", "lease_s": "30", "safe": "hold", "fence": "2"},
+                "by": "override",
+            }
         ]
         assert [(e["event"], e["pin"], e["to"], e["job"]) for e in log] == [
             ("pin.set", 4, "on", "override")

@@ -17,6 +17,8 @@ from espnet.model import Climate, Status, decode_status, problem_with_name
 
 #: Most bytes that an answer's body may have; a full status is under 1 KB.
 MAX_ANSWER_BYTES = 64 * 1024
+#: Most characters that a board takes of who wants a pin.
+MAX_BY = 40
 #: Most characters of a board's own words that go into an error, a log line or Redis.
 MAX_QUOTE = 200
 
@@ -44,18 +46,30 @@ def set_gpio(
     lease_s: int | None = None,
     safe: str = "low",
     fence: int | None = None,
+    by: Sequence[str] = (),
 ) -> Call:
     """Sets pins to 0 or 1, or toggles them (2). The board changes all of them or none.
 
     With ``lease_s`` the board sets the pins to their ``safe`` level (low, high, hold) by itself unless
-    the lease is renewed in time. With ``fence`` it refuses (409) when it has seen a higher one.
+    the lease is renewed in time. With ``fence`` it refuses (409) when it has seen a higher one. ``by``
+    are the names of those who want it, which its page shows.
     """
     form = [("pin", ",".join(map(str, pins))), ("value", str(value))]
     if lease_s is not None:
         form += [("lease_s", str(lease_s)), ("safe", safe)]
     if fence is not None:
         form.append(("fence", str(fence)))
+    if by:
+        form.append(("by", _names(by)))
     return Call("POST", "/gpio", tuple(form))
+
+
+def _names(by: Sequence[str]) -> str:
+    """Names as boards take them for sure: a write must not fail for what is only shown."""
+    text = ", ".join(dict.fromkeys(by))
+    if not (text.isascii() and text.isprintable()):
+        return "a job"
+    return text if len(text) <= MAX_BY else text[: MAX_BY - 3] + "..."
 
 
 def read_adc(read_pin: int, power_pin: int | None, samples: int) -> Call:
