@@ -6,7 +6,7 @@ there is only HA1.
 
 import io
 import json
-from collections.abc import Callable
+from typing import TextIO
 
 import pytest
 import redis
@@ -29,9 +29,10 @@ class Cli:
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capsys, self._monkeypatch = capsys, monkeypatch
 
-    def __call__(self, *words: str, code: int = 0, stdin: str = "") -> str:
+    def __call__(self, *words: str, code: int = 0, stdin: str | TextIO = "") -> str:
         """What a command said: on stdout when all was well, else its one sentence on stderr."""
-        self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        typed = io.StringIO(stdin) if isinstance(stdin, str) else stdin
+        self._monkeypatch.setattr("sys.stdin", typed)
         self._capsys.readouterr()
         ended = main(words)
         out, err = self._capsys.readouterr()
@@ -108,6 +109,3 @@ def require_one_of_ours(board: Board, store: Store) -> None:
     if claim is not None:
         kept = [one.reveal() for one in store.credential(board.id).passwords]
         assert claim["ha1"] in [ha1_of(board.id, password) for password in kept]
-
-
-Say = Callable[..., str]
