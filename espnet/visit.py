@@ -85,8 +85,8 @@ class Target:
         # b"GET /", and what follows when the fence was put in between.
         method, path, rest = request_bytes(device.address, GET_BASIC).partition(b"/")
         self._get, self._get_rest = method + path, rest
-        #: Whether the board knows leases and fences, as far as it was seen.
-        self.is_fenced = False
+        #: Whether the board knows leases and fences, as far as it was seen; all that know passwords do.
+        self.is_fenced = bool(device.credential)
         self.get_dht22 = {
             name: request_bytes(device.address, read_dht22(pin))
             for name, pin in device.dht22.items()

@@ -32,12 +32,18 @@ class Seen(msgspec.Struct, frozen=True):
 
 def typed_password() -> Password:
     """A password from the terminal, or from standard input: its first line."""
-    if sys.stdin.isatty():
-        import getpass
+    try:
+        if sys.stdin.isatty():
+            import getpass
 
-        text = getpass.getpass("The board's password: ")
-    else:
-        text = sys.stdin.readline().rstrip("\r\n")
+            text = getpass.getpass("The board's password: ")
+        else:
+            text = sys.stdin.readline().rstrip("\r\n")
+        text.encode()
+    except UnicodeError:
+        raise UsageError("What was given as the password is not UTF-8 text.") from None
+    except EOFError:
+        text = ""
     if not text:
         raise UsageError("No password was given; type it, or write it to standard input.")
     return Password(text)
@@ -69,11 +75,14 @@ def register(
         raise BoardError(address, "wrong_id", what)
     device = Device(id=status.id, name=name, address=address, tags=tags, registered_at=session.now)
     before = store.check(device, replace=replace)
-    stays_open = before is not None and not before.credential and not status.claimed and not typed
+    is_wanted = typed is not None or private
+    stays_open = (
+        before is not None and not before.credential and not status.claimed and not is_wanted
+    )
     has_password = status.claimed is not None and not leave_open and not stays_open
     if has_password:
         seen = claim(session, device, private=private, typed=typed)
-    elif typed is not None or private:
+    elif is_wanted:
         raise UsageError(
             f"The board at {address} {'is to stay open' if leave_open else 'knows no passwords'}; leave out "
             f"{'--ask' if typed else '--private'}."

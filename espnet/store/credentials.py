@@ -75,7 +75,8 @@ class Credentials(Registry):
         device_id: str,
         how: Callable[[tuple[Password, ...]], tuple[Password, ...]],
     ) -> None:
-        """A registered device's record changes with its passwords, so that collectors fetch them."""
+        """A registered device's record changes with its passwords, so that collectors fetch them; so does one
+        that said that there were none."""
 
         def transaction(pipe: Any) -> None:
             credential = self._read(pipe, [device_id]).get(device_id, Credential())
@@ -92,12 +93,13 @@ class Credentials(Registry):
             )
             raw = self._seals.seal(device_id, new)
             record = pipe.hget(self._devices, device_id)
+            device = decode_device(record) if record is not None else None
             pipe.multi()
-            if new == old:
+            if new == old and (device is None or device.credential):
                 return
             pipe.hset(self._credentials, device_id, raw)
-            if record is not None:
-                device = msgspec.structs.replace(decode_device(record), credential=new_number())
+            if device is not None:
+                device = msgspec.structs.replace(device, credential=new_number())
                 pipe.hset(self._devices, device_id, encode(device))
 
         self._redis.transaction(transaction, self._credentials, self._devices)

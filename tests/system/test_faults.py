@@ -60,6 +60,7 @@ def shared_house(redis_server: RedisProcess, many_boards: list[Board]) -> Iterat
     porch, attic, flaky = many_boards[:3]
     for board in (porch, attic, flaky):
         board.clear()
+        board.unclaim()
     flaky.set(dht={4: (21.5, 40)})
     world.register(porch, attic, flaky, names="porch attic flaky")
     world.espcli("device", "flaky", "add_dht22", "air", "4")
