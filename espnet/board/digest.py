@@ -9,7 +9,6 @@ what a board says gets into a header only where it is harmless.
 
 import re
 import secrets
-from binascii import hexlify
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from urllib.request import parse_http_list, parse_keqv_list
@@ -26,8 +25,13 @@ _ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _NEXT = re.compile(rb'nextnonce="([0-9a-f]{44})"')
 #: Most bytes of a challenge that are looked at.
 _MAX_CHALLENGE = 1024
-_NO_BODY = b":" + hexlify(sha256(b"").digest())
 
+
+def _hash(text: bytes) -> bytes:
+    return sha256(text).hexdigest().encode()
+
+
+_NO_BODY = _hash(b"")
 #: Who knows a board's passwords, by its id.
 Find = Callable[[str], Sequence[Password]]
 
@@ -55,7 +59,8 @@ class Login:
         self._refused = 0
         self._nonce = ""
         self._count = 0
-        self._signed: bytes | None = None
+        #: The target of the latest request, if it was signed.
+        self._signed = b""
         self._before = self._between = self._head = self._known = b""
 
     def __repr__(self) -> str:
@@ -69,21 +74,26 @@ class Login:
     def sign(self, method: bytes, target: bytes, body: bytes = b"") -> bytes:
         """The value of an ``Authorization`` header for this one request; empty before a challenge."""
         if not self._nonce:
-            self._signed = None
+            self._signed = b""
             return b""
         self._count += 1
         count = b"%08x" % self._count
-        asked = (
-            method + b":" + target + (b":" + hexlify(sha256(body).digest()) if body else _NO_BODY)
-        )
+        asked = b"%b:%b:%b" % (method, target, _hash(body) if body else _NO_BODY)
         self._signed, self._known = target, self._before + count + self._between
-        response = sha256(self._known + hexlify(sha256(asked).digest())).hexdigest()
-        return b'%buri="%b", nc=%b, response="%b"' % (
-            self._head,
-            target,
-            count,
-            response.encode(),
-        )
+        response = _hash(self._known + _hash(asked))
+        return b'%buri="%b", nc=%b, response="%b"' % (self._head, target, count, response)
+
+    def signed(self, request: bytes) -> bytes:
+        """A whole request, head and body, with its ``Authorization``; as it was before a challenge."""
+        start = request.find(b" ") + 1
+        end = request.find(b" ", start)
+        method = request[: start - 1]
+        body = b"" if method == b"GET" else request.partition(b"\r\n\r\n")[2]
+        signature = self.sign(method, request[start:end], body)
+        if not signature:
+            return request
+        end += len(" HTTP/1.1\r\n")
+        return b"%bAuthorization: %b\r\n%b" % (request[:end], signature, request[end:])
 
     def coming(self) -> str:
         """``HA1:nonce:count`` of the next signature, which a new password is sealed under."""
@@ -95,23 +105,19 @@ class Login:
         Returns whether to ask again, signed anew. Otherwise ``status`` is the answer: after a 401 or 429
         every password was refused, or there is none. Raises `OddChallenge`.
         """
-        signed, self.is_proved = self._signed, False
-        if signed is None:
-            return bool(challenge) and status in (401, 409) and self._begin(_parameters(challenge))
+        self.is_proved = False
         if status == 401:
-            fields = _parameters(challenge)
-            if fields.get("stale", "").lower() != "true":
-                return self._try_next() and self._begin(fields)
-            return self._begin(fields)
+            return bool(challenge or self._signed) and self._challenged(_parameters(challenge))
+        if not self._signed:
+            return False
         if status == 429:  # too many wrong ones: ours was one of them
             return self._try_next()
         self._refused = 0
-        if info.startswith(b'rspauth="'):
-            proved = b":" + signed + b":" + hexlify(sha256(body).digest())
-            right = sha256(self._known + hexlify(sha256(proved).digest())).hexdigest().encode()
-            # The time that this takes tells an impostor nothing: a count is never used again.
-            self.is_proved = info[9:73] == right
-            if self.is_proved and (offer := _NEXT.search(info, 73)):
+        answered = _hash(b":%b:%b" % (self._signed, _hash(body)))
+        # The time that this takes tells an impostor nothing: a count is never used again.
+        if info[:73] == b'rspauth="' + _hash(self._known + answered):
+            self.is_proved = True
+            if offer := _NEXT.search(info, 73):
                 self._use(offer[1].decode())
         return False
 
@@ -122,11 +128,12 @@ class Login:
         if self._refused >= len(self._ha1s):
             self._refused, self._nonce = 0, ""
             return False
-        self._use(self._nonce, same=True)
+        self._use(self._nonce)
         return True
 
-    def _begin(self, fields: dict[str, str]) -> bool:
-        """Takes a challenge; whether we have a password for it."""
+    def _challenged(self, fields: dict[str, str]) -> bool:
+        """Whether there is a password to answer this challenge with; raises `OddChallenge` unless it is one
+        of this board's, before that costs a password its turn."""
         nonce, offered = fields.get("nonce", ""), fields.get("qop", "").replace(" ", "").split(",")
         if (
             fields.get("algorithm", "").upper() != "SHA-256"
@@ -145,14 +152,17 @@ class Login:
             self._ha1s = [password.ha1(board_id) for password in self._passwords]
         if not self._ha1s:
             return False
-        self._use(nonce, same=nonce == self._nonce)
+        is_stale = fields.get("stale", "").lower() == "true"
+        if self._signed and not is_stale and not self._try_next():
+            return False
+        self._use(nonce)
         return True
 
-    def _use(self, nonce: str, *, same: bool = False) -> None:
+    def _use(self, nonce: str) -> None:
         """Signs with this nonce from now on. Where it is the one in use, counts go on growing: one that was
         used must not come again under another password."""
         assert self.board_id is not None
-        if not same:
+        if nonce != self._nonce:
             self._nonce, self._count = nonce, 0
         cnonce = secrets.token_hex(8)
         self._before = f"{self._ha1s[self._index]}:{nonce}:".encode()

@@ -46,17 +46,6 @@ def request_bytes(address: str, call: Call) -> bytes:
     ).encode()
 
 
-def _signed(request: bytes, login: Login | None) -> bytes:
-    """A request with the ``Authorization`` that ``login`` has for it, if any."""
-    if login is None:
-        return request
-    line, _, rest = request.partition(b"\r\n")
-    method, target, _ = line.split(b" ", 2)
-    body = b"" if method == b"GET" else rest.partition(b"\r\n\r\n")[2]
-    signature = login.sign(method, target, body)
-    return b"%b\r\nAuthorization: %b\r\n%b" % (line, signature, rest) if signature else request
-
-
 class Link:
     """The way to one board at one address; keeps its connection open while the board does.
 
@@ -118,12 +107,12 @@ class Link:
             # request is sent again. All that is sent here says a state, never a toggle, so
             # twice is once.
             try:
-                return await wire.exchange(_signed(request, login), deadline)
+                return await wire.exchange(login.signed(request) if login else request, deadline)
             except _StaleConnection:
                 pass
         self._wire = wire = await self._connect(loop, deadline, timeout_s)
         try:
-            return await wire.exchange(_signed(request, login), deadline)
+            return await wire.exchange(login.signed(request) if login else request, deadline)
         except _StaleConnection:
             raise BoardError(
                 self.address, "closed", "closed the connection without an answer"
@@ -261,10 +250,10 @@ class _Wire(asyncio.Protocol):
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._has_end = True
-        elif name == b"www-authenticate":
-            self._challenge = value
         elif name == b"authentication-info":
             self._info = value
+        elif name == b"www-authenticate":
+            self._challenge = value
 
     def on_headers_complete(self) -> None:
         self._has_head = True
