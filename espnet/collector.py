@@ -288,7 +288,7 @@ class Collector:
             collector=self._holder,
         )
         memory = None
-        if claim.jobs and others is not None:
+        if claim.jobs and others is not None and not sight.is_doubted:
             given = gather(claim, sight, reading, others)
             if not target.is_settled(claim, sight, given):
                 memory, wrote = await act(
@@ -317,10 +317,10 @@ class Collector:
             luck=self._luck(),
         )
 
-    async def _lift_fence(self, grant: Grant, seen: int) -> Grant | None:
+    async def _lift_fence(self, grant: Grant, seen: int, most: int) -> Grant | None:
         """Where Redis cannot be asked, nothing is written."""
         try:
-            return await self._in_thread(lambda: self._store.lift_fence(grant, seen))
+            return await self._in_thread(lambda: self._store.lift_fence(grant, seen, most))
         except StoreUnavailable as error:
             self._outage.began(error)
             return None

@@ -63,11 +63,13 @@ class Credential(NamedTuple):
 
     There is more than one after a change: the one before it is kept, in case the board never took the new.
     ``is_current``: in Redis they are sealed under the key in force, or plain where there is none.
+    ``is_proved``: the board has proved once that it knows one of them.
     """
 
     passwords: tuple[Password, ...] = ()
     problem: str = ""
     is_current: bool = True
+    is_proved: bool = False
 
 
 def new_password() -> Password:

@@ -2,8 +2,8 @@
 
 Invariants: everything ends by the visit's deadlines, which the lock outlasts. Reading comes first and
 renews the board's leases; sensors come before deciding, so that a board's own sensors decide its own
-pins at once. A write that fails is remembered, and tried again by the next visit. Without its password a
-board is read all the same, if it lets itself be read; nothing is controlled, and why is said.
+pins at once. A write that fails is remembered, and tried again by the next visit. A board that has a
+password of ours proves every answer that decides anything; without a proof it is read, and no more.
 
 Events: ``pin.set`` ``pin.refused`` ``board.denied``.
 """
@@ -41,13 +41,14 @@ from espnet.model import (
     Write,
 )
 from espnet.series import tags_of
-from espnet.store import MAX_FENCE_SEEN, Claim, Grant
+from espnet.store import MAX_FENCE_PROVED, MAX_FENCE_SEEN, Claim, Grant
 from espnet.trip import Order, Sight
 
 log = structlog.get_logger()
 
-#: Gives a grant a fence above one that a board has seen, or None when its lock is gone.
-LiftFence = Callable[[Grant, int], Awaitable[Grant | None]]
+#: Gives a grant a fence above one that a board has seen, if that is at most the third number; None when it is
+#: not, and when the grant's lock is gone.
+LiftFence = Callable[[Grant, int, int], Awaitable[Grant | None]]
 
 
 #: For so long a board that refused our password is asked without one, in seconds; the pause doubles from
@@ -116,7 +117,8 @@ class Target:
         self._password_problem = credential.problem
         if credential.passwords:
             passwords = credential.passwords
-            self._login = self.link.login = Login(self.device.id, lambda _: passwords)
+            self._login = Login(self.device.id, lambda _: passwords)
+            self._admit()
 
     def settle(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> None:
         """Notes that what was decided needed no write and is no news, if that can last.
@@ -175,17 +177,21 @@ class Target:
     async def read(self, claim: Claim, clock: Clock, timeout_s: float) -> Sight:
         """What the board and its sensors say; raises `BoardError` when the board says nothing.
 
-        A board that knows leases is shown the fence, which renews them all. Whether it does is known
-        from its last answer; 2021 firmware knows no path with a query, and a board may have been
-        given it since. The board gets ``timeout_s`` for its answer, the sensors as much again for all
-        of them.
+        A board that knows leases is shown the fence, which renews them all, and takes the password.
+        Whether it knows them is known from its last answer; 2021 firmware knows no path with a query, and
+        a board may have been given it since. The board gets ``timeout_s`` for its answer, the sensors as
+        much again for all of them.
+
+        Where there is a password for the board, only a proof that it knows it makes its word count: what it
+        says without one is shown, and decides nothing (`Sight.is_doubted`).
         """
-        address = self.device.address
+        address, has_password = self.device.address, bool(self.device.credential)
         began = clock.monotonic()
         end = began + 2 * timeout_s
         if self.denied and began >= self._denied_until:
             self._admit()
-        fenced = (self.is_fenced or claim.memory.is_fenced) and not self.denied
+        fenced = self.is_fenced or claim.memory.is_fenced or has_password
+        fenced = fenced and not self.denied
         query = b"?fence=%d" % claim.grant.fence if fenced else b""
         try:
             try:
@@ -195,27 +201,27 @@ class Target:
                 if not fenced or error.kind not in ("http", "denied") or (error.status or 0) >= 500:
                     raise
                 if error.kind == "denied":
-                    self._deny(error, began)
+                    self._refused(error, began)
                 fenced = False
                 body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         except BoardError as error:
             if error.kind != "denied":
                 raise
-            self._deny(error, began)
+            self._refused(error, began)
             raise BoardError(address, "denied", self.denied, error.status) from error
         sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
         self.is_fenced = sight.status.fence is not None
-        if self.denied and not sight.status.claimed:
-            self._admit()  # somebody made it open again
-        login = self.link.login
-        if login is not None and sight.status.claimed and (fenced or sight.status.private):
-            # This took the password. An impostor would take any; only the board can prove that it knows it.
-            if not login.is_proved:
-                what = (
-                    "does not prove that it knows its password: is something else at its address?"
-                )
-                raise BoardError(address, "wrong_id", what)
+        if not has_password:
+            if not sight.status.claimed:
+                self._admit()  # whoever had claimed it made it open again
+        elif fenced and self._is_proved():
             self._denied_for_s, self._told = DENIED_S, ""
+        else:
+            sight.is_doubted = True
+            if sight.status.claimed:
+                self._deny("does not prove that it knows its password", began)
+            else:
+                self._deny("is open, though EspNet gave it a password", began)
         sight.denied = self.denied
         for name, request in self.get_dht22.items():
             try:
@@ -230,23 +236,42 @@ class Target:
                 sight.adc_errors[pin] = self.said(error)
         return sight
 
+    async def order(self, request: bytes, timeout_s: float) -> bytes:
+        """The answer to a request that takes the password; raises `BoardError`, also where the answer does
+        not prove that it is the board's, if it is to prove it."""
+        if self.denied:
+            raise BoardError(self.device.address, "denied", self.denied)
+        body = await self.link.exchange(request, timeout_s)
+        if self.device.credential and not self._is_proved():
+            what = "does not prove that it knows its password"
+            raise BoardError(self.device.address, "wrong_id", what)
+        return body
+
+    def _is_proved(self) -> bool:
+        return self.link.login is not None and self.link.login.is_proved
+
     def said(self, error: BoardError) -> str:
         """What the board has against a call, or against us."""
         return self.denied if error.kind == "denied" and self.denied else error.what
 
-    def _deny(self, error: BoardError, now_s: float) -> None:
-        """The board does not take our password: for a while it is not tried."""
+    def _refused(self, error: BoardError, now_s: float) -> None:
+        """The board does not take our password, or we have none."""
+        if error.status == 429:
+            self._deny("was asked with wrong passwords too often", now_s)
+        elif self._login is not None:
+            self._deny("does not take EspNet's password", now_s)
+        elif self.device.credential:
+            problem = self._password_problem or "could not be fetched: Redis is away"
+            self._deny(f"is claimed, and EspNet's password for it {problem}", now_s)
+        else:
+            self._deny("is claimed, and EspNet has no password for it", now_s)
+
+    def _deny(self, why: str, now_s: float) -> None:
+        """For a while the board is asked for nothing that takes the password, and then once more."""
         if not self.denied:
+            self.denied = why
             self._denied_until = now_s + self._denied_for_s
             self._denied_for_s = min(2 * self._denied_for_s, DENIED_MAX_S)
-            if error.status == 429:
-                self.denied = "was asked with wrong passwords too often"
-            elif self._login is not None:
-                self.denied = "does not take EspNet's password"
-            elif self._password_problem:
-                self.denied = f"is claimed, and EspNet's password for it {self._password_problem}"
-            else:
-                self.denied = "is claimed, and EspNet has no password for it"
         self.link.login = None
         if self.denied != self._told:
             self._told = self.denied
@@ -256,13 +281,17 @@ class Target:
         self.denied, self.link.login = "", self._login
 
     async def _ask(self, request: bytes, end: float, clock: Clock, timeout_s: float) -> bytes:
-        if self.denied and request[:4] == b"POST":
-            raise BoardError(self.device.address, "denied", self.denied)
         left_s = end - clock.monotonic()
         if left_s <= 0:
             what = "not read: the board took too long before its turn"
             raise BoardError(self.device.address, "timeout", what)
-        return await self.link.exchange(request, min(left_s, timeout_s))
+        ask = self.order if request[:4] == b"POST" else self.link.exchange
+        return await ask(request, min(left_s, timeout_s))
+
+
+def most_fence(device: Device) -> int:
+    """The highest fence that is believed of a board. Everybody can show an open one any."""
+    return MAX_FENCE_PROVED if device.credential else MAX_FENCE_SEEN
 
 
 async def act(
@@ -290,8 +319,8 @@ async def act(
     if sight.status.fence is not None and sight.status.fence > claim.grant.fence:
         # Redis forgot its counter, and the board renews nothing for the low number it was shown; or
         # the lock went to somebody else meanwhile, and nothing may be written.
-        grant = await lift_fence(claim.grant, sight.status.fence)
-    if todo and (sight.status.fence or 0) > MAX_FENCE_SEEN:
+        grant = await lift_fence(claim.grant, sight.status.fence, most_fence(target.device))
+    if todo and grant is None and (sight.status.fence or 0) > most_fence(target.device):
         problem = (
             "has seen a fence that no controller ever had: somebody made it up; restart the board"
         )
@@ -339,10 +368,8 @@ async def _write(
     left_s = end - clock.monotonic()
     if left_s <= 0:
         return "took too long before its turn"
-    if target.denied:
-        return target.denied
     try:
-        await target.link.exchange(request_bytes(target.device.address, call), left_s)
+        await target.order(request_bytes(target.device.address, call), left_s)
     except BoardError as error:
         return target.said(error)
     return ""

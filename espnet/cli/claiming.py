@@ -6,6 +6,7 @@ claimed, and its password changed, under its lock.
 """
 
 import sys
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +29,15 @@ class Seen(msgspec.Struct, frozen=True):
     body: bytes
     status: Status
     poll_s: float
+
+
+class How(NamedTuple):
+    """How a board is claimed: whether reading takes the password, too; whether a person says that it was made
+    open over USB; and the password that he typed."""
+
+    private: bool = False
+    again: bool = False
+    typed: Password | None = None
 
 
 def typed_password() -> Password:
@@ -54,39 +64,49 @@ def register(
     address: str,
     name: str,
     tags: tuple[str, ...],
+    how: How,
     *,
     replace: bool,
     leave_open: bool,
-    private: bool,
-    typed: Password | None,
 ) -> tuple[Device, Status]:
     """Calls the board at an address, claims it if it is fresh, and stores it with what it said.
 
-    A board that is registered without a password stays as it is. Returns the record as stored, and the
-    board's answer. Raises `BoardError`, which says what to do where the board belongs to somebody else, and
-    `RegistryConflict` as `Store.add` does, before anything has been changed.
+    A board that is registered without a password stays as it is, unless ``how`` asks for something. Returns
+    the record as stored, and the board's answer. Raises `BoardError`, which says what to do where the board
+    belongs to somebody else, and `RegistryConflict` as `Store.add` does, before anything has been changed.
     """
-    store = session.store
-    login = Login(None, lambda board_id: _known(session, board_id, typed))
+    store, now = session.store, session.now
+
+    def device_of(board_id: str) -> Device:
+        return Device(id=board_id, name=name, address=address, tags=tags, registered_at=now)
+
+    def find(board_id: str) -> tuple[Password, ...]:
+        # Whoever answers may say that it is any board: no password for one that is registered elsewhere.
+        store.check(device_of(board_id), replace=replace)
+        return _known(session, board_id, how)
+
+    login = Login(None, find)
     seen = _read(session, address, GET_BASIC, login, None)
     status = seen.status
     if login.board_id not in (None, status.id):
         what = f"asks for the password of board {login.board_id}, and says that it is {status.id}"
         raise BoardError(address, "wrong_id", what)
-    device = Device(id=status.id, name=name, address=address, tags=tags, registered_at=session.now)
+    device = device_of(status.id)
     before = store.check(device, replace=replace)
-    is_wanted = typed is not None or private
-    stays_open = (
-        before is not None and not before.credential and not status.claimed and not is_wanted
-    )
-    has_password = status.claimed is not None and not leave_open and not stays_open
+    is_wanted = how != How()
+    has_password = False
+    if leave_open:
+        # It may be claimed by others, and be read by us; with our password it can be controlled, too.
+        has_password = bool(status.claimed and _known(session, status.id, how))
+    elif status.claimed is None:
+        _refuse_if_known(session, address, status.id, "knows no passwords")
+        if is_wanted:
+            raise UsageError(f"The board at {address} knows no passwords: its firmware is too old.")
+    else:
+        was_open = before is not None and not before.credential
+        has_password = is_wanted or not was_open or status.claimed
     if has_password:
-        seen = claim(session, device, private=private, typed=typed)
-    elif is_wanted:
-        raise UsageError(
-            f"The board at {address} {'is to stay open' if leave_open else 'knows no passwords'}; leave out "
-            f"{'--ask' if typed else '--private'}."
-        )
+        seen = claim(session, device, how)
     reading = Reading(
         at=session.now,
         poll_s=seen.poll_s,
@@ -118,28 +138,30 @@ def account(device: Device, status: Status) -> str:
     )
 
 
-def claim(session: Session, device: Device, *, private: bool, typed: Password | None) -> Seen:
+def claim(session: Session, device: Device, how: How) -> Seen:
     """Claims the device's board if it is open, and proves the password in any case; under its lock.
 
     Returns what the board says then. Raises `BoardError`, `CredentialClosed`, `DeviceBusy`.
     """
     store, address, ttl_s = session.store, device.address, _ttl_s(session)
     with store.hold(device, session.holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
-        known = _known(session, device.id, typed)
+        known = _known(session, device.id, how)
         login = Login(device.id, lambda _: known)
         status = _read(session, address, GET_BASIC, login, device.id).status
         if status.claimed is None:
             raise BoardError(address, "bad_answer", "knows no passwords: its firmware is too old")
         if not status.claimed:
-            problem = problem_with_password(typed.reveal()) if typed else None
+            if not how.again:
+                _refuse_if_known(session, address, device.id, "is open")
+            problem = problem_with_password(how.typed.reveal()) if how.typed else None
             if problem:
                 raise UsageError(f"A board's password {problem}; choose another one.")
             # A new one even where one is known: it goes in clear to whatever answers at this address.
-            password = typed or new_password()
+            password = how.typed or new_password()
             store.add_password(device.id, password)
-            _send(session, address, calls.claim(password.ha1(device.id), private), None)
+            _send(session, address, calls.claim(password.ha1(device.id), how.private), None)
             login = Login(device.id, lambda _: (password,))
-        elif private and not status.private:
+        elif how.private and not status.private:
             raise UsageError(
                 f"The board at {address} is claimed already; `espcli device NAME credentials rotate "
                 "--private yes` closes it to readers."
@@ -155,7 +177,7 @@ def rotate(session: Session, name: str, *, private: bool | None) -> Device:
     store, ttl_s = session.store, _ttl_s(session)
     with store.hold(store.device(name), session.holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
         device = store.device(name)  # while we waited it may have been given another address
-        known = _known(session, device.id, None)
+        known = _known(session, device.id)
         login = Login(device.id, lambda _: known)
         seen = _read(session, device.address, GET_BASIC, login, device.id)
         if not seen.status.claimed:
@@ -192,18 +214,31 @@ def rotate(session: Session, name: str, *, private: bool | None) -> Device:
 
 def send(session: Session, device: Device, call: Call) -> bytes:
     """A call for a person, with the board's password where it asks for it; raises `BoardError`."""
-    login = Login(device.id, lambda board_id: _known(session, board_id, None))
+    login = Login(device.id, lambda board_id: _known(session, board_id))
     return _send(session, device.address, call, login)
 
 
-def _known(session: Session, board_id: str, typed: Password | None) -> tuple[Password, ...]:
+def _known(session: Session, board_id: str, how: How = How()) -> tuple[Password, ...]:  # noqa: B008
     """The password that was typed, or those that are kept for the board; raises `CredentialClosed`."""
-    if typed is not None:
-        return (typed,)
+    if how.typed is not None:
+        return (how.typed,)
     credential = session.store.credential(board_id)
     if credential.problem:
         raise CredentialClosed(board_id, credential.problem)
     return credential.passwords
+
+
+def _refuse_if_known(session: Session, address: str, board_id: str, what: str) -> None:
+    """Whatever answers here says that it is a board which has a password of ours, and acts as if it had
+    none: a new one would go to it in clear, and jobs would believe it."""
+    credential = session.store.credential(board_id)
+    if credential.problem or credential.is_proved:
+        raise BoardError(
+            address,
+            "wrong_id",
+            f"{what}, though EspNet gave board {board_id} a password: if you made it open over USB, say so "
+            "(--again; --open leaves it open); else something else answers there",
+        )
 
 
 def _prove(session: Session, device: Device, login: Login, grant: Grant) -> Seen:

@@ -42,6 +42,7 @@ class Commands(SampleWords, SealWords):
         ask: bool = False,
         private: bool = False,
         open: bool = False,
+        again: bool = False,
     ) -> Shown:
         """Adds the board at ADDRESS to the fleet, and claims it.
 
@@ -59,6 +60,7 @@ class Commands(SampleWords, SealWords):
                     line of standard input is it
         --private   reading takes the password, too
         --open      claims nothing: everybody on the network may go on switching the board
+        --again     the board had a password, and you made it open over USB: it is given a new one
 
         Example: espcli register 192.168.1.17 porch --tags room:outside
         """
@@ -66,17 +68,22 @@ class Commands(SampleWords, SealWords):
 
         address, name = parse.address(address), parse.name(name)
         own_tags = parse.tags(tags) if tags else ()
-        if open and (ask or private):
-            raise UsageError("--open goes without --ask and --private: they are about a password.")
+        if open and (ask or private or again):
+            raise UsageError(
+                "--open goes alone: --ask, --private and --again are about a password."
+            )
         stored, status = claiming.register(
             self._session,
             address,
             name,
             own_tags,
+            claiming.How(
+                private=bool(private),
+                again=bool(again),
+                typed=claiming.typed_password() if ask else None,
+            ),
             replace=bool(replace),
             leave_open=bool(open),
-            private=bool(private),
-            typed=claiming.typed_password() if ask else None,
         )
         return Shown(
             {**msgspec.to_builtins(stored), "claimed": bool(status.claimed)},
@@ -95,10 +102,8 @@ class Commands(SampleWords, SealWords):
 
         Example: espcli unregister porch
         """
-        store = self._session.store
-        device = store.remove(name)
+        device = self._session.store.remove(name, forget=bool(forget))
         if forget:
-            store.forget_passwords(device.id)
             rest = " Its password is gone, too."
         else:
             rest = " Its password is kept, in case it comes back." if device.credential else ""

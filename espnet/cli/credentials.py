@@ -62,27 +62,36 @@ class CredentialWords(Words):
                 "user": USER,
                 "password": credential.passwords[0].reveal(),
                 "page": f"http://{device.address}/ui",
-            }
+            },
+            f"If the board does not take it: it had others before, and `espcli device {device.name} "
+            "credentials claim` finds out which one it takes."
+            if len(credential.passwords) > 1
+            else "",
         )
 
     @verb
-    def claim(self, *, ask: bool = False, private: bool = False) -> Shown:
+    def claim(self, *, ask: bool = False, private: bool = False, again: bool = False) -> Shown:
         """Gives an open board a password: control takes it from then on.
 
         Of a board that has one already, EspNet takes it from you with --ask.
 
         --ask       asks for the password; without a terminal, the first line of standard input is it
         --private   reading takes the password, too
+        --again     the board had a password, and you made it open over USB: it is given a new one
 
         Example: espcli device porch credentials claim
         """
         from espnet.cli import claiming
 
-        typed = claiming.typed_password() if ask else None
+        how = claiming.How(
+            private=bool(private),
+            again=bool(again),
+            typed=claiming.typed_password() if ask else None,
+        )
         device = self._session.store.device(self._name)
-        claiming.claim(self._session, device, private=bool(private), typed=typed)
+        status = claiming.claim(self._session, device, how).status
         return Shown(
-            {"name": device.name, "access": "private" if private else "claimed"},
+            {"name": device.name, "access": "private" if status.private else "claimed"},
             f"{device.name} is claimed: control takes its password now, from other programs and from its "
             f"page, too (`espcli device {device.name} credentials show`).",
         )

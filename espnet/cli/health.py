@@ -267,7 +267,8 @@ def _with_access(facts: Facts) -> Iterator[Problem]:
         yield _problem(
             f"{some(devices.unclaimed)} {'is' if len(devices.unclaimed) == 1 else 'are'} open, though "
             "EspNet gave a password: made open over USB, or something else answers at the address.",
-            f"look what answers there; `espcli device {name} credentials claim` gives it a new password",
+            f"look what answers there; `espcli device {name} credentials claim --again` gives it a new "
+            "password",
         )
     if devices.denied:
         told = [

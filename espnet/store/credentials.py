@@ -16,7 +16,7 @@ from espnet.errors import CredentialClosed, StoreUnavailable
 from espnet.model import decode_device, encode
 from espnet.store.connection import translated
 from espnet.store.registry import Registry, new_number
-from espnet.store.sealing import CannotOpen, is_sealed
+from espnet.store.sealing import CannotOpen, Secrets, is_sealed
 
 #: Most passwords that are kept for a board: the one in force, those before it, and those that it may have
 #: taken without our hearing of it.
@@ -51,30 +51,38 @@ class Credentials(Registry):
             if raw is None:
                 continue
             try:
-                texts = self._seals.open(device_id, raw)
+                secrets = self._seals.open(device_id, raw)
             except CannotOpen as error:
                 found[device_id] = Credential(problem=str(error))
             else:
                 is_current = self._seals.is_current(raw)
-                found[device_id] = Credential(tuple(map(Password, texts)), is_current=is_current)
+                found[device_id] = Credential(
+                    tuple(map(Password, secrets.passwords)),
+                    is_current=is_current,
+                    is_proved=secrets.is_proved,
+                )
         return found
 
     def add_password(self, device_id: str, password: Password) -> None:
         """Keeps one more password that a board may come to have: after the one in force, on disk where this
         Redis can tell. Raises `CredentialClosed` rather than write over what no key here opens."""
-        self._change_passwords(device_id, lambda old: (*old[:1], password, *old[1:]))
+
+        def add(old: Credential) -> Credential:
+            return old._replace(passwords=(*old.passwords[:1], password, *old.passwords[1:]))
+
+        self._change_passwords(device_id, add)
         self._settle_on_disk()
 
     def prefer_password(self, device_id: str, password: Password) -> None:
         """The board has proved that it has this one: it comes first; the others stay behind it."""
-        self._change_passwords(device_id, lambda old: (password, *old))
+
+        def prefer(old: Credential) -> Credential:
+            return old._replace(passwords=(password, *old.passwords), is_proved=True)
+
+        self._change_passwords(device_id, prefer)
 
     @translated
-    def _change_passwords(
-        self,
-        device_id: str,
-        how: Callable[[tuple[Password, ...]], tuple[Password, ...]],
-    ) -> None:
+    def _change_passwords(self, device_id: str, how: Callable[[Credential], Credential]) -> None:
         """A registered device's record changes with its passwords, so that collectors fetch them; so does one
         that said that there were none."""
 
@@ -87,17 +95,13 @@ class Credentials(Registry):
                     device_id,
                     "would be the only one that is not sealed: ESPNET_SECRET_KEY is missing here",
                 )
-            old, new = (
-                list(dict.fromkeys(password.reveal() for password in passwords))[:MAX_PASSWORDS]
-                for passwords in (credential.passwords, how(credential.passwords))
-            )
-            raw = self._seals.seal(device_id, new)
+            old, new = _secrets(device_id, credential), _secrets(device_id, how(credential))
             record = pipe.hget(self._devices, device_id)
             device = decode_device(record) if record is not None else None
             pipe.multi()
             if new == old and (device is None or device.credential):
                 return
-            pipe.hset(self._credentials, device_id, raw)
+            pipe.hset(self._credentials, device_id, self._seals.seal(new))
             if device is not None:
                 device = msgspec.structs.replace(device, credential=new_number())
                 pipe.hset(self._devices, device_id, encode(device))
@@ -105,15 +109,16 @@ class Credentials(Registry):
         self._redis.transaction(transaction, self._credentials, self._devices)
 
     def _others_are_sealed(self, client: Any) -> bool:
-        one = client.hrandfield(self._credentials)
-        return one is not None and is_sealed(client.hget(self._credentials, one))
+        return any(map(is_sealed, client.hvals(self._credentials)))
 
     @translated
     def _settle_on_disk(self) -> None:
         """Returns when what was written last is on this Redis' disk, and with its replicas.
 
-        A board that took a password which Redis then forgot could only be opened with a cable. Where
-        Redis keeps no append-only file, or is older than 7.2, it cannot be asked.
+        A board that took a password which Redis then forgot could only be opened with a cable. What is
+        asked for is this connection's writes, and a store is one thread's. A Redis older than 7.2 cannot
+        be asked: there its sync, once a second, is waited out. Without an append-only file there is nothing
+        to wait for; `espcli doctor` says what that means.
         """
         replicas = int(self._redis.info("replication").get("connected_slaves", 0))
         if replicas and self._redis.wait(1, _SETTLED_MS) < 1:
@@ -124,17 +129,14 @@ class Credentials(Registry):
         try:
             on_disk, _ = self._redis.execute_command("WAITAOF", 1, 0, _SETTLED_MS)
         except ResponseError:
+            if self._redis.info("persistence").get("aof_enabled"):
+                self._redis.blpop(self.prefix + "nothing", 2)
             return
         if not on_disk:
             raise StoreUnavailable(
                 f"Redis did not get a new password to its disk within {_SETTLED_MS / 1000:g} s, so no "
                 "board was told of it; look at the disk's load and try again."
             )
-
-    @translated
-    def forget_passwords(self, device_id: str) -> bool:
-        """Erases a board's passwords; whether there were any."""
-        return bool(self._redis.hdel(self._credentials, device_id))
 
     @translated
     def reseal(self, device_id: str) -> bool:
@@ -146,10 +148,15 @@ class Credentials(Registry):
             pipe.multi()
             if credential is None or not credential.passwords:
                 return False
-            texts = [password.reveal() for password in credential.passwords]
-            pipe.hset(self._credentials, device_id, self._seals.seal(device_id, texts))
+            raw = self._seals.seal(_secrets(device_id, credential))
+            pipe.hset(self._credentials, device_id, raw)
             return True
 
         return bool(
             self._redis.transaction(transaction, self._credentials, value_from_callable=True)
         )
+
+
+def _secrets(device_id: str, credential: Credential) -> Secrets:
+    texts = dict.fromkeys(password.reveal() for password in credential.passwords)
+    return Secrets(device_id, list(texts)[:MAX_PASSWORDS], credential.is_proved)

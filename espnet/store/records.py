@@ -34,9 +34,11 @@ COLLECTOR_FORGOTTEN_S = 3_600
 CACHED_DEVICES = 65_536
 
 
-#: The highest fence seen by a board that is believed. Boards take 10**15: so a lie costs the fleet nothing,
-#: and at a million grants a second the counter would come so far in three years.
-MAX_FENCE_SEEN = 10**14
+#: The highest fence that is believed of a board: of one that proves what it says, and of one to which
+#: everybody may have shown a number. Boards take 10**15. So nobody brings the counter to its end, and when
+#: it is lost, the boards that prove what they say bring it back above what liars made of it. At ten thousand
+#: grants a second it comes to the lower one in three years.
+MAX_FENCE_PROVED, MAX_FENCE_SEEN = 10**14, 10**12
 
 
 class Grant(msgspec.Struct):

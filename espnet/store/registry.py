@@ -175,8 +175,9 @@ class Registry(History):
         return self._transaction(transaction)
 
     @translated
-    def remove(self, name: str) -> Device:
-        """Forgets a device with every key of it; a poll under way finds its lock gone and is void."""
+    def remove(self, name: str, *, forget: bool = False) -> Device:
+        """Forgets a device with every key of it; a poll under way finds its lock gone and is void. Its
+        passwords stay, unless ``forget``."""
 
         def transaction(pipe: Any) -> Device:
             device = self._named(pipe, name)
@@ -184,6 +185,8 @@ class Registry(History):
             pipe.multi()
             self._erase(pipe, device)
             self._forget_history(pipe, device.id)
+            if forget:
+                pipe.hdel(self._credentials, device.id)
             if governed:
                 pipe.incr(self._jobs_version)
             return device

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 _SEALED = b"fernet:"
 
 
-class _Secrets(msgspec.Struct):
-    """What is inside: not printed, because nothing but this file ever holds one."""
+class Secrets(msgspec.Struct, frozen=True):
+    """What is inside: a board's passwords, and whether it has proved once that it knows one of them."""
 
     id: str
     passwords: list[str]
+    is_proved: bool = False
+
+    def __repr__(self) -> str:
+        return "Secrets(…)"
 
 
 class CannotOpen(Exception):
@@ -32,7 +36,7 @@ def is_sealed(raw: bytes | None) -> bool:
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Secrets)
+_decoder = msgspec.json.Decoder(Secrets)
 
 
 class Seals:
@@ -49,12 +53,13 @@ class Seals:
     def __repr__(self) -> str:
         return "Seals(…)"
 
-    def seal(self, device_id: str, passwords: list[str]) -> bytes:
-        plain = _encoder.encode(_Secrets(device_id, passwords))
+    def seal(self, secrets: Secrets) -> bytes:
+        """The bytes to be stored."""
+        plain = _encoder.encode(secrets)
         return _SEALED + self._fernet.encrypt(plain) if self._keys else plain
 
-    def open(self, device_id: str, raw: bytes) -> list[str]:
-        """The passwords; raises `CannotOpen`."""
+    def open(self, device_id: str, raw: bytes) -> Secrets:
+        """What was sealed for this board; raises `CannotOpen`."""
         if is_sealed(raw):
             if not self._keys:
                 raise CannotOpen("is sealed, and ESPNET_SECRET_KEY is not set here")
@@ -72,7 +77,7 @@ class Seals:
             raise CannotOpen("is damaged") from None  # what is in it is not for tracebacks
         if secrets.id != device_id:
             raise CannotOpen("is that of another board")
-        return secrets.passwords
+        return secrets
 
     def is_current(self, raw: bytes) -> bool:
         """Whether a secret lies as it would if it were sealed now."""

@@ -26,7 +26,6 @@ from espnet.store.records import (
     BATCH,
     COLLECTOR_FORGOTTEN_S,
     HELD_S,
-    MAX_FENCE_SEEN,
     Claim,
     Grant,
     LockState,
@@ -239,14 +238,14 @@ class Trips(Registry):
         return list(zip(answers[::2], answers[1::2], strict=True))
 
     @translated
-    def lift_fence(self, grant: Grant, seen: int) -> Grant | None:
+    def lift_fence(self, grant: Grant, seen: int, most: int) -> Grant | None:
         """The same grant with a fence above ``seen``, which a board knows and Redis forgot.
 
         None when the lock is no longer the grant's, because then somebody else's fence is the higher one, and
-        when ``seen`` is above `MAX_FENCE_SEEN`.
+        when ``seen`` is above ``most``.
         """
         fence = self._lift_fence(
-            keys=[self._fence, self._locks + grant.id], args=[seen, grant.token, MAX_FENCE_SEEN]
+            keys=[self._fence, self._locks + grant.id], args=[seen, grant.token, most]
         )
         return Grant(grant.id, grant.token, fence) if fence else None
 
