@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ from claiming import (
 from firmware import firmware_client
 from firmware.digest_client import claim_by_hand
 
+from espnet.cli import claiming
+from espnet.cli.session import Session
+from espnet.errors import EspNetError
+from espnet.model import Device
 from espnet.simulator import Board, Fleet
 from espnet.store import Store
 
@@ -334,6 +339,36 @@ def test_a_board_of_2021_is_registered_as_open(espcli: Cli) -> None:
         assert "too old" in espcli("device", "old", "credentials", "claim", code=1)
         assert "is open" in espcli("device", "old", "credentials", "rotate", code=1)
         assert {path for _, path, _ in board.requests} == {"/", "/gpio"}
+
+
+def test_two_who_register_one_board_at_once_give_it_one_password(
+    espcli: Cli, board: Board, redis_url: str
+) -> None:
+    """Under one name both succeed; under two, one of them is told that it has a name already."""
+
+    def register(name: str) -> Device | EspNetError:
+        try:
+            stored, _ = claiming.register(
+                Session(), board.address, name, (), replace=False, leave_open=False,
+                private=False, typed=None,
+            )  # fmt: skip
+        except EspNetError as error:
+            return error
+        return stored
+
+    for names in (("porch", "porch"), ("attic", "shed")):
+        board.unclaim()
+        with ThreadPoolExecutor(2) as threads:
+            ends = list(threads.map(register, names))
+        (name,) = {end.name for end in ends if isinstance(end, Device)}
+        errors = [end for end in ends if isinstance(end, EspNetError)]
+        assert len(errors) == len(set(names)) - 1
+        assert all("already registered" in str(error) for error in errors)
+        assert is_controlled_by(board, espcli.password(name))
+        store = Store(redis_url)
+        assert len(store.credential(board.id).passwords) == 1
+        store.close()
+        espcli("unregister", name, "--forget")
 
 
 # --- what is no board -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from espnet.cli import parse
 from espnet.cli.act import Act, Words, verb
+from espnet.cli.amounts import amount, some
 from espnet.cli.describe import access
 from espnet.cli.render import Lines, Secret, Shown
 from espnet.cli.session import Session
@@ -146,11 +147,12 @@ class SealWords(Words):
             if not found.problem and not found.is_current and session.store.reseal(board_id)
         ]
         right = len(every) - len(closed) - len(done)
+        said = f"Sealed {amount(len(done), 'password')}; sealed already: {right:,}"
         data: dict[str, Any] = {"sealed": len(done), "already": right, "closed": closed}
         if closed:
             raise EspNetError(
-                f"Sealed {len(done)} passwords, {right} were sealed; {len(closed)} cannot be opened with "
-                f"this ESPNET_SECRET_KEY and stay as they are: boards {', '.join(closed[:5])}. Add the "
-                "key that they were sealed under: ESPNET_SECRET_KEY=NEW,OLD."
+                f"{said}; {amount(len(closed), 'password')} cannot be opened with this ESPNET_SECRET_KEY "
+                f"and stay as they are: of {some([f'board {one}' for one in closed])}. Add the key that "
+                "they were sealed under: ESPNET_SECRET_KEY=NEW,OLD."
             )
-        return Shown(data, f"Sealed {len(done)} passwords; {right} were sealed already.")
+        return Shown(data, f"{said}.")

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from espnet.cli.amounts import amount, amount_is, duration, size, some
-from espnet.cli.facts import Collector, Facts, Redis, Sink
+from espnet.cli.facts import Collector, Facts, Passwords, Redis, Sink
 from espnet.cli.health import Problem, equation, problems
 from espnet.cli.render import Line, Report, Section
 from espnet.store import HISTORY
@@ -234,7 +234,11 @@ def _data(facts: Facts, found: list[Problem], code: int) -> dict[str, Any]:
             "sensors": devices.sensors[:LISTED],
             "far": devices.far[:LISTED],
             "unscheduled": devices.unscheduled[:LISTED],
+            "open": devices.open[:LISTED],
+            "unclaimed": devices.unclaimed[:LISTED],
+            "denied": msgspec.to_builtins(devices.denied[:LISTED]),
         },
+        "passwords": None if facts.passwords is None else _passwords_data(facts.passwords),
         "refusals": None
         if facts.refusals is None
         else msgspec.to_builtins(facts.refusals[:LISTED]),
@@ -248,6 +252,11 @@ def _data(facts: Facts, found: list[Problem], code: int) -> dict[str, Any]:
         "history": msgspec.to_builtins(facts.history),
         "problems": msgspec.to_builtins(found),
     }
+
+
+def _passwords_data(passwords: Passwords) -> dict[str, Any]:
+    closed = dict(list(passwords.closed.items())[:LISTED])
+    return {**msgspec.to_builtins(passwords), "closed": closed}
 
 
 def _redis_data(redis: Redis | None) -> dict[str, Any] | None:

@@ -285,11 +285,17 @@ def _devices(views: list[View], dates: dict[str, float], now: float, interval_s:
         open=tuple(n for n, v in may if v == "open" and n not in kept),
         unclaimed=tuple(n for n, v in may if v == "open" and n in kept),
         denied=tuple(
-            Lost(view.device.name, view.reading.denied if view.reading else "", None)
+            Lost(view.device.name, _refused_with(view), None)
             for view in views
-            if access(view) == "denied" and not view.fault
+            if access(view) == "denied" and (view.fault is None or view.fault.kind == "denied")
         ),
     )
+
+
+def _refused_with(view: View) -> str:
+    if view.fault is not None:
+        return view.fault.what
+    return view.reading.denied if view.reading else ""
 
 
 def _passwords(kept: dict[str, Credential], names: dict[str, str]) -> Passwords:

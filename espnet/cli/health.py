@@ -216,13 +216,13 @@ def _with_devices(facts: Facts) -> Iterator[Problem]:
             "No devices are registered yet.",
             "`espcli register ADDRESS NAME`; without a board: `espcli simulate 3`",
         )
-    if devices.offline and facts.alive:
-        lost = [
-            one.name + (f" ({one.what})" if one.what else "") for one in devices.offline[:NAMED]
-        ]
-        first = devices.offline[0].name
+    denied = _denied(facts)
+    offline = [one for one in devices.offline if one.name not in denied]
+    if offline and facts.alive:
+        lost = [one.name + (f" ({one.what})" if one.what else "") for one in offline[:NAMED]]
+        first = offline[0].name
         yield _problem(
-            f"{amount_is(len(devices.offline), 'device')} offline: {some(lost, len(devices.offline))}.",
+            f"{amount_is(len(offline), 'device')} offline: {some(lost, len(offline))}.",
             f"see to power and Wi-Fi; `espcli device {first} update` asks again, and "
             f"`espcli register ADDRESS {first}` says that it moved",
         )
@@ -251,6 +251,11 @@ def _with_devices(facts: Facts) -> Iterator[Problem]:
         )
 
 
+def _denied(facts: Facts) -> set[str]:
+    """The devices that we may not control: all that fails there fails for this reason."""
+    return {one.name for one in facts.devices.denied} if facts.devices else set()
+
+
 def _with_access(facts: Facts) -> Iterator[Problem]:
     """Who may control the boards."""
     devices, passwords = facts.devices, facts.passwords
@@ -270,13 +275,12 @@ def _with_access(facts: Facts) -> Iterator[Problem]:
             f"look what answers there; `espcli device {name} credentials claim --again` gives it a new "
             "password",
         )
-    if devices.denied:
-        told = [
-            f"{one.name} ({one.what or 'no password is kept'})" for one in devices.denied[:NAMED]
-        ]
-        first = devices.denied[0].name
+    denied = [one for one in devices.denied if one.name not in passwords.closed]
+    if denied:
+        told = [f"{one.name} ({one.what or 'no password is kept'})" for one in denied[:NAMED]]
+        first = denied[0].name
         yield _problem(
-            f"EspNet may not control {some(told, len(devices.denied))}: no pin is set there, and leases end.",
+            f"EspNet may not control {some(told, len(denied))}: no pin is set there, and leases end.",
             f"`espcli device {first} credentials claim --ask` takes the password from you; if it is lost, "
             "`mpremote fs rm :claim.json + reset` over USB opens the board",
         )
@@ -295,12 +299,13 @@ def _with_access(facts: Facts) -> Iterator[Problem]:
 
 
 def _with_jobs(facts: Facts) -> Iterator[Problem]:
-    if facts.refusals and facts.alive:
-        pins = [f"{one.device} pin {one.pin} ({one.what})" for one in facts.refusals[:NAMED]]
-        first = facts.refusals[0]
+    denied = _denied(facts)
+    refusals = [one for one in facts.refusals or () if one.device not in denied]
+    if refusals and facts.alive:
+        pins = [f"{one.device} pin {one.pin} ({one.what})" for one in refusals[:NAMED]]
+        first = refusals[0]
         yield _problem(
-            f"{amount(len(facts.refusals), 'pin')} could not be set as decided: "
-            f"{some(pins, len(facts.refusals))}.",
+            f"{amount(len(refusals), 'pin')} could not be set as decided: {some(pins, len(refusals))}.",
             f"`espcli why {first.device} {first.pin}`",
         )
 

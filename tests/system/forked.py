@@ -8,6 +8,8 @@ import itertools
 import multiprocessing
 import os
 import pkgutil
+import signal
+import socket
 import sys
 import time
 import warnings
@@ -38,15 +40,30 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run(words: Sequence[str], environ: Mapping[str, str], folder: Path, timeout_s: float) -> Done:
+#: What Redis is asked without changing anything by it.
+_READING = {
+    *(b"HELLO", b"AUTH", b"CLIENT", b"PING", b"SELECT", b"INFO", b"WATCH", b"UNWATCH", b"SCRIPT"),
+    *(b"GET", b"HGET", b"HMGET", b"HGETALL", b"HVALS", b"HKEYS", b"HEXISTS", b"HRANDFIELD"),
+    *(b"WAIT", b"WAITAOF"),
+}
+
+
+def run(
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path,
+    timeout_s: float,
+    die_after: int = 0,
+) -> Done:
     """Runs a command to its end, in a process of its own, with this environment and no other.
 
-    ``folder`` holds what it says until it is read. For one thread: `multiprocessing` confuses the ends
-    of what several threads started.
+    With ``die_after`` it is killed as soon as it has sent so many requests that may change something, to
+    Redis or to a board, and before it hears what came of the last one. ``folder`` holds what it says
+    until it is read. For one thread: `multiprocessing` confuses the ends of what several threads started.
     """
     number = next(_numbers)
     said = folder / f"{number}.stdout", folder / f"{number}.stderr"
-    process = _FORKS.Process(target=_command, args=(list(words), dict(environ), *said))
+    process = _FORKS.Process(target=_command, args=(list(words), dict(environ), *said, die_after))
     process.start()
     process.join(timeout_s)
     if process.exitcode is None:
@@ -60,7 +77,9 @@ def run(words: Sequence[str], environ: Mapping[str, str], folder: Path, timeout_
     return done
 
 
-def _command(words: list[str], environ: dict[str, str], stdout: Path, stderr: Path) -> None:
+def _command(
+    words: list[str], environ: dict[str, str], stdout: Path, stderr: Path, die_after: int
+) -> None:
     """In the child: becomes what `./espcli` with these words would be."""
     os.environ.clear()
     os.environ.update(environ)
@@ -71,4 +90,33 @@ def _command(words: list[str], environ: dict[str, str], stdout: Path, stderr: Pa
         with open(path, mode) as file:
             os.dup2(file.fileno(), number)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    if die_after:
+        _die_after(die_after)
     sys.exit(espnet.cli.main(words))
+
+
+def _die_after(most: int) -> None:
+    """Counts what leaves through the sockets of this process."""
+    left = itertools.count(most - 1, -1)
+    send_some, send_all = socket.socket.send, socket.socket.sendall
+
+    def note(data: bytes) -> None:
+        if _may_change(bytes(data)) and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def send(self: socket.socket, data: bytes, *more: int) -> int:
+        sent = send_some(self, data, *more)
+        note(data)
+        return sent
+
+    def sendall(self: socket.socket, data: bytes, *more: int) -> None:
+        send_all(self, data, *more)
+        note(data)
+
+    socket.socket.send, socket.socket.sendall = send, sendall  # type: ignore[method-assign,assignment]
+
+
+def _may_change(data: bytes) -> bool:
+    if data.startswith(b"*"):  # Redis: *COUNT, $LENGTH, the command's name
+        return data.split(b"\r\n", 3)[2].upper() not in _READING
+    return not data.startswith(b"GET / ")

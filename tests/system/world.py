@@ -156,6 +156,12 @@ class World:
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         return done.stdout if code == 0 else done.stderr
 
+    def killed(self, *words: str, after: int) -> bool:
+        """Kills a command when it has sent so many changes; whether it came to that."""
+        done = forked.run(words, self.environ, self.folder / "tmp", timeout_s=60, die_after=after)
+        assert done.returncode in (0, -signal.SIGKILL), done
+        return done.returncode != 0
+
     def json(self, *words: str, **settings: str) -> Any:
         """What a command tells a program."""
         return json.loads(self.espcli("--json", *words, **settings))
