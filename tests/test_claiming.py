@@ -349,9 +349,14 @@ def test_two_who_register_one_board_at_once_give_it_one_password(
     def register(name: str) -> Device | EspNetError:
         try:
             stored, _ = claiming.register(
-                Session(), board.address, name, (), replace=False, leave_open=False,
-                private=False, typed=None,
-            )  # fmt: skip
+                Session(),
+                board.address,
+                name,
+                (),
+                claiming.How(again=True),
+                replace=False,
+                leave_open=False,
+            )
         except EspNetError as error:
             return error
         return stored

@@ -47,8 +47,8 @@ def fleet(redis_url: str) -> Iterator[Store]:
 
 WRONG = {
     # the options of `register`
-    "register 127.0.0.1:1 shed --open --ask": (2, "--open goes without --ask"),
-    "register 127.0.0.1:1 shed --open --private": (2, "--open goes without"),
+    "register 127.0.0.1:1 shed --open --ask": (2, "--open goes alone"),
+    "register 127.0.0.1:1 shed --open --private": (2, "--open goes alone"),
     "register 127.0.0.1:1 shed --ask": (2, "No password was given"),
     "register 127.0.0.1:1 shed --ask=hunter2hunter2": (2, "takes no value"),
     "register 127.0.0.1:1 shed --ask hunter2hunter2": (2, "no place for"),
@@ -144,7 +144,7 @@ def test_seals_are_changed_by_two_words(
     monkeypatch.setenv("ESPNET_SECRET_KEY", OTHER_KEY)
     espcli("seal")
     assert "the-password" in espcli("device", "porch", "credentials", "show")
-    fleet.forget_passwords("b2")
+    raw.hdel("espnet:credentials", "b2")
     monkeypatch.setenv("ESPNET_SECRET_KEY", KEY)
     before = everything(raw)
     sentence = espcli("seal", code=1)

@@ -152,6 +152,7 @@ def test_a_log_shows_no_password(
     boards: list[Board],
     espcli: Cli,
     redis_url: str,
+    raw: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -163,7 +164,7 @@ def test_a_log_shows_no_password(
     espcli("register", boards[1].address, "attic", "--private")
     store = Store(redis_url, secret_keys=(KEY,))
     secrets = secrets_of(store)
-    store.forget_passwords(boards[1].id)
+    raw.hdel("espnet:credentials", boards[1].id)
     store.add_password(boards[1].id, new_password())
     secrets += [*secrets_of(store), KEY, OLD_KEY]
     for log_format, key in (("text", KEY), ("json", OLD_KEY)):
@@ -268,9 +269,16 @@ def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
 
 
 def test_passwords_are_read_and_written_in_one_file() -> None:
-    """The key's name is made where all are; nothing but `Credentials` uses it, and only `_read` reads it."""
+    """The key's name is made where all are; nothing but `Credentials` uses it, and `remove`, which erases;
+    only `_read` reads it."""
     key = uses("_credentials")
-    assert {file for file, _ in key} == {"store/connection.py", "store/credentials.py"}
+    assert {file for file, _ in key} == {
+        f"store/{room}.py" for room in ("connection", "credentials", "registry")
+    }
+    source = (ROOT / "store" / "registry.py").read_text()
+    assert re.findall(r".*self\._credentials.*", source) == [
+        " " * 16 + "pipe.hdel(self._credentials, device.id)"
+    ]
     assert [function for file, function in key if file == "store/connection.py"] == ["__init__"]
     reads = {
         "hget",
@@ -297,14 +305,12 @@ def test_passwords_are_read_and_written_in_one_file() -> None:
         assert "credential" not in script.read_text()
 
 
-def test_a_password_s_text_is_asked_for_in_four_places() -> None:
-    """To check what a person chose, to show it to one who asked, to seal it, to seal it anew."""
+def test_a_password_s_text_is_asked_for_in_three_places() -> None:
+    """To check what a person chose, to show it to one who asked, to seal it."""
     assert uses("reveal") == {
         ("cli/claiming.py", "claim"),
         ("cli/credentials.py", "show"),
-        ("store/credentials.py", "_change_passwords"),
-        ("store/credentials.py", "transaction"),
-        ("store/credentials.py", "reseal"),
+        ("store/credentials.py", "_secrets"),
     }
     assert uses("_text") == {
         ("credential.py", name) for name in ("__init__", "reveal", "ha1", "__eq__")
@@ -314,7 +320,7 @@ def test_a_password_s_text_is_asked_for_in_four_places() -> None:
 def test_nothing_but_the_digest_and_the_claim_makes_an_ha1() -> None:
     """It opens the board as well as the password does, so it is nowhere kept and nowhere printed."""
     assert uses("ha1") == {
-        ("board/digest.py", "_begin"),
+        ("board/digest.py", "_challenged"),
         ("cli/claiming.py", "claim"),
         ("cli/claiming.py", "rotate"),
     }

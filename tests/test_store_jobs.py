@@ -179,19 +179,19 @@ def test_only_a_lock_s_holder_is_given_a_higher_fence(store: Store, raw: redis.R
     """Above what the board has seen, also after Redis forgot; later grants are above it again."""
     put(store, "name1", timer("lamp"))
     (claim,) = store.claim(NOW, 1, "here", ttl_s=9)
-    lifted = store.lift_fence(claim.grant, 1000)
+    lifted = store.lift_fence(claim.grant, 1000, 10**12)
     assert lifted is not None
     assert (lifted.token, lifted.fence) == (claim.grant.token, 1001)
-    again = store.lift_fence(claim.grant, 5)
+    again = store.lift_fence(claim.grant, 5, 10**12)
     assert again is not None
     assert again.fence == 1002
     store.wake(["id2"], NOW)
     assert store.claim(NOW, 1, "here", ttl_s=9)[0].grant.fence > 1002
     before = raw.get("espnet:fence")
     raw.set("espnet:lock:id1", "somebody:1")
-    assert store.lift_fence(claim.grant, 5000) is None
+    assert store.lift_fence(claim.grant, 5000, 10**12) is None
     raw.delete("espnet:lock:id1")
-    assert store.lift_fence(claim.grant, 5000) is None
+    assert store.lift_fence(claim.grant, 5000, 10**12) is None
     assert raw.get("espnet:fence") == before
 
 

@@ -48,7 +48,7 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "change_jobs": lambda s: s.change_jobs("name1", lambda _, jobs: jobs, now=NOW),
     "readings": lambda s: s.readings(["name1"]),
     "foreign": lambda s: s.foreign([("outside", "")]),
-    "lift_fence": lambda s: s.lift_fence(GRANT, 9),
+    "lift_fence": lambda s: s.lift_fence(GRANT, 9, 99),
     "wake": lambda s: s.wake(["id1"], NOW),
     "claim_under": lambda s: s.claim_under(GRANT, "name1", NOW),
     "hold": _hold,
@@ -87,7 +87,6 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "all_credentials": Store.all_credentials,
     "add_password": lambda s: s.add_password("id1", Password("a long password")),
     "prefer_password": lambda s: s.prefer_password("id1", Password("a long password")),
-    "forget_passwords": lambda s: s.forget_passwords("id1"),
     "reseal": lambda s: s.reseal("id1"),
     "history_reach": lambda s: s.history_reach(NOW),
 }

@@ -69,7 +69,7 @@ class House:
         self.lifted: list[int] = []
         self.lift: int | None = 1000
 
-    async def lift_fence(self, grant: Grant, seen: int) -> Grant | None:
+    async def lift_fence(self, grant: Grant, seen: int, most: int) -> Grant | None:
         self.lifted.append(seen)
         return None if self.lift is None else Grant(grant.id, grant.token, self.lift)
 
