@@ -25,6 +25,7 @@ _PAGE_FILE = "ui.html"
 _PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
 _LEASE_MAX_S = const(86400)
+_BY_MAX = const(40)
 _FENCE = ("fence", 1, 10**18 - 1)  # name and range of the field
 
 
@@ -47,6 +48,7 @@ class Calls:
         self.routes = (
             (b"GET", b"/", READ, self.status),
             (b"GET", b"/ui", PUBLIC, self.page),
+            (b"GET", b"/details", READ, self.details),
             (b"POST", b"/gpio", CONTROL, self.gpio),
             (b"POST", b"/adc", CONTROL, self.adc),
             (b"POST", b"/dht22", CONTROL, self.dht22),
@@ -80,6 +82,12 @@ class Calls:
         length = os.stat(_PAGE_FILE)[6]
         return Stream("text/html; charset=utf-8", length, _file_pieces(_PAGE_FILE))
 
+    async def details(self, request):
+        """GET /details: what the page tells people beside the status; no collector asks for it."""
+        import details  # on most days nobody opens the page
+
+        return details.answer(self.id, self.leases.notes, self.clock.uptime_s())
+
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
         body = bodies.read(request)
@@ -96,13 +104,15 @@ class Calls:
                 raise Refusal(422, "lease_s goes with value 1 only", "lease_s")
         elif "safe" in body:
             raise Refusal(422, "safe goes with lease_s only", "safe")
-        self._check_fence(body)
-        leases = self.leases.planned(pins, lease_s, safe)
+        by = fields.text(body, "by", _BY_MAX) if "by" in body else ""
+        fence = self._check_fence(body)
+        by = by or ("a controller" if fence else "somebody")
+        planned = self.leases.planned(pins, lease_s, safe, by, bool(fence))
         try:
             levels = hardware.set_pins(pins, value)
         except hardware.HardwareError as error:
             raise Refusal(503, str(error), "pin")
-        self.leases.adopt(leases)
+        self.leases.adopt(planned)
         gpio = {str(pin): levels[pin] for pin in levels}
         return {"id": self.id, "status": "OK", "gpio": gpio}
 
@@ -124,6 +134,8 @@ class Calls:
         self._check_unleased(read_pin, "read_pin")
         self._check_unleased(power_pin, "power_pin")
         self._check_fence(body)
+        if power_pin is not None:
+            self._note_measurement(power_pin)
         try:
             data, ticks_us = await hardware.sample_adc(read_pin, power_pin, samples)
         except hardware.HardwareError as error:
@@ -145,6 +157,7 @@ class Calls:
         _check_writable(pin, "read_pin")  # the sensor's protocol drives the line
         self._check_unleased(pin, "read_pin")
         self._check_fence(body)
+        self._note_measurement(pin)
         try:
             celsius, humidity = hardware.read_dht22(pin)
         except hardware.HardwareError as error:
@@ -174,12 +187,17 @@ class Calls:
         return {"id": self.id, "status": "OK"}
 
     def _check_fence(self, body):
-        """Refuse a controller that comes with an outdated fence; the last check before acting."""
+        """The fence of a call, 0: none; an outdated one is refused. The last check before acting."""
         fence = fields.whole(body, *_FENCE) if "fence" in body else 0
         if not self.leases.admit(fence):
             newest = self.leases.fence
             error = f"fence {fence} is outdated, {newest} was here: another controller took over"
             raise Refusal(409, error, "fence", "", {"fence": newest})
+        return fence
+
+    def _note_measurement(self, pin):
+        """Note that a measurement, and not who set `pin` before, decides where it is now."""
+        self.leases.notes = self.leases.noted((pin,), "a measurement", False)
 
     def _check_unleased(self, pin, name):
         """Refuse to measure with a pin that a lease holds: it would be switched on the way."""

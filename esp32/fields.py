@@ -1,7 +1,7 @@
 """The fields of a call, checked one by one; what is not right is refused with the field's name.
 
 400   missing, or not of its type
-422   of its type, but not a value that is allowed
+422   of its type, but not a value that is allowed; or no text that can be shown
 """
 
 from http1 import Refusal
@@ -70,6 +70,26 @@ def word(fields, name, allowed, default):
     if value not in allowed:
         raise Refusal(422, rule, name)
     return value
+
+
+def text(fields, name, most):
+    """Field `name` as text for people: 1 to `most` printable characters, not all blank.
+
+    Of the general punctuation those that nobody sees, or that turn the rest around, are not printable.
+    """
+    value = fields.get(name)
+    shown = value if isinstance(value, str) and len(value) <= most else ""
+    for character in shown:
+        code = ord(character)
+        if (
+            code < 0x20
+            or 0x7F <= code < 0xA0
+            or (code >> 7 == 0x40 and not 0x10 <= code & 0x7F < 0x28)
+        ):
+            shown = ""
+    if not shown.strip():
+        raise Refusal(422, f"{name} must be text of 1 to {most} printable characters", name)
+    return shown
 
 
 def query(query, name):
