@@ -1,12 +1,14 @@
 """Debian's Chromium, driven by playwright, before a simulated board that runs the real firmware.
 
-One browser and one board for all tests; every test finds the board open, freshly started and without
+One browser and one board for all these tests; every test finds the board open, freshly started and without
 faults, and gets browser contexts of its own. Nothing but loopback can be reached.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def missing(what: str) -> Any:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is missing")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not longer: while playwright is there, nobody else can run a loop
 def chromium() -> Iterator[Any]:
     path = shutil.which("chromium")
     if path is None:
@@ -53,10 +55,23 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
+def fleet(firmware: Path | None = None) -> Iterator[Board]:
+    """A board. Ended in another thread: playwright keeps an event loop running in this one."""
+    boards = Fleet(1, firmware=firmware)
+    boards.start()
+    try:
+        yield boards[0]
+    finally:
+        ending = threading.Thread(target=boards.stop)
+        ending.start()
+        ending.join()
+
+
+@pytest.fixture(scope="package")
 def page_board() -> Iterator[Board]:
-    with Fleet(1) as fleet:
-        yield fleet[0]
+    with fleet() as board:
+        yield board
 
 
 @pytest.fixture
@@ -115,7 +130,7 @@ def visit(chromium: Any, board: Board) -> Iterator[Callable[..., Any]]:
     assert not errors
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def axe() -> str:
     """The source of the accessibility checker."""
     if not AXE.exists():
