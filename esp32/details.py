@@ -5,6 +5,7 @@ to send it. So all that goes in is fixed beforehand; nobody changes notes that w
 """
 
 import json
+import sys
 
 import flash
 import hardware
@@ -12,7 +13,7 @@ import wifi
 from http1 import JSON, Stream
 from micropython import const
 
-_PIECE = const(400)  # from so many bytes on a piece goes out
+_PIECE = const(400)  # from so many characters on a piece goes out
 
 _name = flash.load("settings.json", {}).get("hostname")
 if not isinstance(_name, str):
@@ -21,27 +22,20 @@ if not isinstance(_name, str):
 
 def answer(board_id, notes, now_s):
     """The Stream of a board's details; `notes` as Leases has them, `now_s` on their clock."""
-    known = (board_id, notes, now_s, hardware.driven(), _rssi(), None)
+    rssi = None  # when we are in no network, or it went just now
+    try:
+        if wifi.radio and wifi.radio.isconnected():
+            rssi = wifi.radio.status("rssi")
+    except (OSError, ValueError):
+        pass
+    crash = sys.modules.get("crash")  # loaded at the first one
+    lines = crash.lines if crash else flash.load("crash.json", [])
+    ago_s = now_s - crash.at_s if crash else None  # of an earlier boot: nobody knows how long ago
+    known = (board_id, notes, now_s, hardware.driven(), rssi, lines, ago_s)
     return Stream(JSON, sum([len(piece) for piece in _pieces(*known)]), _pieces(*known))
 
 
-def _rssi():
-    """How strongly the network that we are in is heard, in dBm, or None."""
-    try:
-        return wifi.radio.status("rssi") if wifi.radio and wifi.radio.isconnected() else None
-    except (OSError, ValueError):  # it went just now
-        return None
-
-
-def _notices():
-    """The sentences that people should read. What has one to say is asked here."""
-    found = []
-    if hardware.reset_cause() == "watchdog":
-        found.append("The board no longer did its work, so its watchdog restarted it.")
-    return found
-
-
-def _pieces(board_id, notes, now_s, driven, rssi, last_crash):
+def _pieces(board_id, notes, now_s, driven, rssi, lines, ago_s):
     """The answer's JSON, as bytes."""
     text = f'{{"id":"{board_id}","name":{json.dumps(_name)},"rssi":{json.dumps(rssi)},"pins":'
     comma = "{"
@@ -56,4 +50,16 @@ def _pieces(board_id, notes, now_s, driven, rssi, last_crash):
         if len(text) > _PIECE:
             yield text.encode()
             text = ""
-    yield f'{text}}},"notices":{json.dumps(_notices())},"crash":null}}'.encode()
+    notices = []  # sentences that people should read: whatever has one to say is asked here
+    if hardware.reset_cause() == "watchdog":
+        notices.append("The board no longer did its work, so its watchdog restarted it.")
+    text += f'}},"notices":{json.dumps(notices)},"crash":'
+    start = '{"text":"'
+    for line in lines:
+        text += start + json.dumps(line)[1:-1]
+        start = ""
+        if len(text) > _PIECE:
+            yield text.encode()
+            text = ""
+    text += f'","ago_s":{json.dumps(ago_s)}}}}}' if lines else "null}"
+    yield text.encode()
