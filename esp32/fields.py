@@ -76,20 +76,24 @@ def text(fields, name, most):
     """Field `name` as text for people: 1 to `most` printable characters, not all blank.
 
     Of the general punctuation those that nobody sees, or that turn the rest around, are not printable.
+    It is looked at as bytes: MicroPython keeps every character that it takes out of a text for ever.
     """
     value = fields.get(name)
-    shown = value if isinstance(value, str) and len(value) <= most else ""
-    for character in shown:
-        code = ord(character)
+    if not isinstance(value, str) or len(value) > most:
+        value = ""
+    last = 0  # three bytes
+    for byte in value.encode():
+        last = last << 8 & 0xFFFFFF | byte
         if (
-            code < 0x20
-            or 0x7F <= code < 0xA0
-            or (code >> 7 == 0x40 and not 0x10 <= code & 0x7F < 0x28)
+            byte < 0x20
+            or byte == 0x7F
+            or 0xC280 <= last & 0xFFFF < 0xC2A0
+            or (0xE28080 <= last < 0xE281C0 and not 0xE28090 <= last < 0xE280A8)
         ):
-            shown = ""
-    if not shown.strip():
+            value = ""
+    if not value.strip():
         raise Refusal(422, f"{name} must be text of 1 to {most} printable characters", name)
-    return shown
+    return value
 
 
 def query(query, name):
