@@ -3,8 +3,8 @@
 Its traceback is in memory and, so that resets do not lose it, in `crash.json`. Flash wears out, so
 that is written only when it says something else, and once in ten minutes at most; what could not be
 written is tried again then. Messages that repeat what came from outside (ValueError, KeyError) are
-left out, because it might be a secret; the console has them. It is kept line by line, because after
-a crash large pieces of memory may be hard to come by.
+left out, because it might be a secret; the console has them. It is short, about half a KB, because
+after a crash large pieces of memory may be hard to come by.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ import flash
 from micropython import const
 
 FILE = "crash.json"
-_CALLS_MAX = const(12)  # the innermost ones
-_MESSAGE_MAX = const(200)
+_CALLS_MAX = const(8)  # the innermost ones
+_MESSAGE_MAX = const(100)
 _REST_S = const(600)
 
-lines = ()  # of this boot's last crash
+text = ""  # of this boot's last crash
 at_s = 0
 _resting = False
 
@@ -46,14 +46,13 @@ class _Calls(io.IOBase):
 
 def keep(error):
     """Keep an exception that nobody expected. Raises when there is no memory, or no room on flash."""
-    global lines, at_s
+    global text, at_s
     last = type(error).__name__
     if not isinstance(error, (KeyError, ValueError)):
         last = f"{last}: {error}"[:_MESSAGE_MAX]
     calls = _Calls()
     sys.print_exception(error, calls)
-    calls.lines.append(last)
-    lines = calls.lines
+    text = "".join(calls.lines) + last
     at_s = auth.clock.uptime_s()
     _save()
 
@@ -61,10 +60,10 @@ def keep(error):
 def _save():
     """Put it on flash, unless it is there or something was put there just now."""
     global _resting
-    if not _resting and lines != flash.load(FILE, []):
+    if not _resting and text != flash.load(FILE, ""):
         asyncio.create_task(_rest())
         _resting = True
-        flash.save(FILE, lines)
+        flash.save(FILE, text)
 
 
 async def _rest():

@@ -22,44 +22,36 @@ if not isinstance(_name, str):
 
 def answer(board_id, notes, now_s):
     """The Stream of a board's details; `notes` as Leases has them, `now_s` on their clock."""
-    rssi = None  # when we are in no network, or it went just now
-    try:
-        if wifi.radio and wifi.radio.isconnected():
-            rssi = wifi.radio.status("rssi")
-    except (OSError, ValueError):
-        pass
-    crash = sys.modules.get("crash")  # loaded at the first one
-    lines = crash.lines if crash else flash.load("crash.json", [])
-    ago_s = now_s - crash.at_s if crash else None  # of an earlier boot: nobody knows how long ago
-    known = (board_id, notes, now_s, hardware.driven(), rssi, lines, ago_s)
-    return Stream(JSON, sum([len(piece) for piece in _pieces(*known)]), _pieces(*known))
-
-
-def _pieces(board_id, notes, now_s, driven, rssi, lines, ago_s):
-    """The answer's JSON, as bytes."""
-    text = f'{{"id":"{board_id}","name":{json.dumps(_name)},"rssi":{json.dumps(rssi)},"pins":'
-    comma = "{"
-    for pin in hardware.READABLE:
-        text += f'{comma}"{pin}":{{"mode":"{"out" if driven >> pin & 1 else "in"}"'
-        comma = ","
-        if pin in notes:
-            then_s, by, governed = notes[pin]
-            text += f',"by":{json.dumps(by)},"ago_s":{now_s - then_s},"governed":'
-            text += "true" if governed else "false"
-        text += "}"
-        if len(text) > _PIECE:
-            yield text.encode()
-            text = ""
     notices = []  # sentences that people should read: whatever has one to say is asked here
     if hardware.reset_cause() == "watchdog":
         notices.append("The board no longer did its work, so its watchdog restarted it.")
-    text += f'}},"notices":{json.dumps(notices)},"crash":'
-    start = '{"text":"'
-    for line in lines:
-        text += start + json.dumps(line)[1:-1]
-        start = ""
+    board = {"id": board_id, "name": _name, "rssi": None, "notices": notices, "crash": None}
+    try:
+        if wifi.radio and wifi.radio.isconnected():
+            board["rssi"] = wifi.radio.status("rssi")
+    except (OSError, ValueError):
+        pass  # the network went just now
+    crash = sys.modules.get("crash")  # loaded at the first one
+    text = crash.text if crash else flash.load("crash.json", "")
+    if text:  # that of an earlier boot: nobody knows how long ago
+        ago_s = now_s - crash.at_s if crash else None
+        board["crash"] = {"text": text, "ago_s": ago_s}
+    known = (board, notes, now_s, hardware.driven())
+    return Stream(JSON, sum([len(piece) for piece in _pieces(*known)]), _pieces(*known))
+
+
+def _pieces(board, notes, now_s, driven):
+    """The answer's JSON, as bytes."""
+    text = json.dumps(board)[:-1]
+    before = ', "pins": {'
+    for number in hardware.READABLE:
+        pin = {"mode": "out" if driven >> number & 1 else "in"}
+        if number in notes:
+            then_s, pin["by"], pin["governed"] = notes[number]
+            pin["ago_s"] = now_s - then_s
+        text += f'{before}"{number}": {json.dumps(pin)}'
+        before = ", "
         if len(text) > _PIECE:
             yield text.encode()
             text = ""
-    text += f'","ago_s":{json.dumps(ago_s)}}}}}' if lines else "null}"
-    yield text.encode()
+    yield (text + "}}").encode()

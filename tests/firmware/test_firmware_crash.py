@@ -60,7 +60,7 @@ def kept(board: Board) -> Path:
 
 def on_flash(board: Board) -> str:
     """The text that is on flash, "" when there is none."""
-    return "".join(json.loads(kept(board).read_text())) if kept(board).exists() else ""
+    return str(json.loads(kept(board).read_text())) if kept(board).exists() else ""
 
 
 def test_a_crash_is_kept_across_resets(make_board) -> None:
@@ -110,23 +110,23 @@ def test_crashes_outside_of_calls_are_kept(make_board, where: str) -> None:
 
 
 def test_what_is_kept_is_bounded_and_holds_no_secret(make_board) -> None:
-    """However deep or long, a kilobyte is kept; what came from outside is left out."""
+    """However deep or long, half a kilobyte is kept; what came from outside is left out."""
     board = make_board({**BUGGY, "crash.py": [SHORT_REST]}, compiled=True)
     ends = {
         "deep": "RuntimeError: maximum recursion depth exceeded",
         "key": "in _crash\nKeyError",
         "value": "in _crash\nValueError",
         "long": "in _crash\nValueError",
-        "umlaut": "in _crash\nOSError: " + "ü" * 191,
-        "x" * 900: 'in _crash\nRuntimeError: quoted "' + "x" * 178,
+        "umlaut": "in _crash\nOSError: " + "ü" * 91,
+        "x" * 900: 'in _crash\nRuntimeError: quoted "' + "x" * 78,
     }
     for what, end in ends.items():
         bug(board, what)
         crash = crash_of(board)
         assert crash is not None
         assert crash["text"].endswith(end), what
-        assert crash["text"].count("\n") <= 13
-        assert len(crash["text"]) <= 1024
+        assert crash["text"].count("\n") <= 9
+        assert len(crash["text"]) <= 768
         until(lambda text=crash["text"]: on_flash(board) == text)
         assert "swordfish" not in crash["text"]
     assert "swordfish" in board.console
@@ -171,7 +171,7 @@ def test_a_flash_that_takes_nothing(make_board) -> None:
     assert board.boots == 1
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"{", b"7", b'["\xff\xfe"]', b'"x"', b"[]"], ids=repr)
+@pytest.mark.parametrize("spoilt", [b"", b"{", b"7", b'"\xff\xfe"', b'["x"]'], ids=repr)
 def test_a_damaged_file_is_none(board: Board, spoilt: bytes) -> None:
     """A file that says nothing readable counts as no crash."""
     kept(board).write_bytes(spoilt)
@@ -181,7 +181,7 @@ def test_a_damaged_file_is_none(board: Board, spoilt: bytes) -> None:
         kept(board).unlink()
 
 
-@pytest.mark.parametrize("failing", ["import io", "    lines = calls.lines", "    _save()\n\n"])
+@pytest.mark.parametrize("failing", ["import io", "    calls = _Calls()", "    _save()\n\n"])
 def test_keeping_never_fails(make_board, failing: str) -> None:
     """Without memory to keep it, a crash is on the console only, and the board goes on."""
     indent = failing[: len(failing) - len(failing.lstrip())]
