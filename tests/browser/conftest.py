@@ -85,6 +85,7 @@ def board(page_board: Board) -> Board:
     page_board.power(True)
     page_board.reset("power")
     page_board.set(board_c=36.5, rssi=-61)
+    page_board.forget_requests()
     return page_board
 
 
