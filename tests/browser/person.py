@@ -6,10 +6,10 @@ from typing import Any
 from espnet.simulator.fleet import Board
 from tests.firmware.digest_client import PASSWORD, Person
 
-#: The page waits ten times shorter: between refreshes, and where it tells people to wait.
+#: The page waits twenty times shorter: between refreshes, and where it tells people to wait.
 HURRY = """{
   const later = window.setTimeout;
-  window.setTimeout = (what, ms) => later(what, ms / 10);
+  window.setTimeout = (what, ms) => later(what, ms / 20);
 }"""
 #: And it gives up on the board ten times sooner.
 IMPATIENT = """{

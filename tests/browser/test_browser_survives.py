@@ -97,7 +97,7 @@ def test_nonces_that_grow_old(visit, tmp_path) -> None:
     text = (firmware / "auth.py").read_text()
     life = "_LIFE_MS = const(600000)"
     assert life in text
-    (firmware / "auth.py").write_text(text.replace(life, "_LIFE_MS = const(2000)"))
+    (firmware / "auth.py").write_text(text.replace(life, "_LIFE_MS = const(1600)"))
     with fleet(firmware) as board:
         claim_by_hand(board, private=True)
         page = visit(path=None)
@@ -106,7 +106,7 @@ def test_nonces_that_grow_old(visit, tmp_path) -> None:
         expect(switch(page, 4)).to_be_enabled()
         board.forget_requests()
         start = time.monotonic()
-        until(lambda: time.monotonic() - start > 4.2 and len(board.requests) > 20)  # more than two lives
+        until(lambda: time.monotonic() - start > 3.4 and len(board.requests) > 20)  # more than two lives
         assert refused(board) == 0
         page.goto("about:blank")
 
@@ -163,7 +163,7 @@ def test_answers_that_are_none(board, visit) -> None:
     for fault in ("rst", "truncated", "not_json", "http_500", "cut", "missing_keys"):
         board.forget_requests()
         board.fault(fault, count=1)
-        until(lambda: len(board.requests) > 3)
+        until(lambda: len(board.requests) > 2)
         expect(page.locator("#state")).to_have_text("live")
     assert page.evaluate("window.said") == []
     board.fault("http_500", path="/gpio", count=1)
