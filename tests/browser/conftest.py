@@ -33,7 +33,9 @@ def missing(what: str) -> Any:
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is missing")
 
 
-@pytest.fixture(scope="package")  # not longer: while playwright is there, nobody else can run a loop
+@pytest.fixture(
+    scope="package"
+)  # not longer: while playwright is there, nobody else can run a loop
 def chromium() -> Iterator[Any]:
     path = shutil.which("chromium")
     if path is None:
@@ -57,7 +59,10 @@ def chromium() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def fleet(firmware: Path | None = None) -> Iterator[Board]:
-    """A board as `make put` makes them. Ended in another thread: playwright keeps an event loop running in this one."""
+    """A board as `make put` makes them.
+
+    It is ended in another thread: playwright keeps an event loop running in this one.
+    """
     boards = Fleet(1, firmware=firmware, compiled=True)
     boards.start()
     try:

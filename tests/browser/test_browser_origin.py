@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
 from espnet.simulator.fleet import Board
 from tests.firmware.digest_client import PASSWORD, Person, claim_by_hand
 from tests.firmware.firmware_client import FIRMWARE, ask
@@ -21,36 +22,41 @@ LOGIN = {"username": "espnet", "password": PASSWORD}
 #: All that a page can do to make its visitor's browser send something, one after the other. What makes the
 #: browser ask for a password does not end by itself.
 ATTACKS = """async board => {
+  const make = (tag, more) => Object.assign(document.createElement(tag), more);
   const late = () => new Promise(done => setTimeout(done, 5000));
   const settled = work => Promise.race([work.catch(() => 0), late()]);
-  const loaded = (element, start = () => document.body.append(element)) => Promise.race([late(), new Promise(done => {
-    element.onload = element.onerror = done;
+  const loaded = (element, start = () => document.body.append(element)) => {
+    const over = new Promise(done => { element.onload = element.onerror = done; });
     start();
-  })]);
-  const frame = name => Object.assign(document.createElement("iframe"), { name });
-  const json = '{"pin": 4, "value": 1, "fence": 7}', form = "pin=4&value=1&fence=7";
+    return Promise.race([over, late()]);
+  };
+  const json = '{"pin": 4, "value": 1, "fence": 7}', text = "pin=4&value=1&fence=7";
+  const url = `${board}/gpio`, query = `${board}/?fence=FENCE`;
+  const bodies = [["application/x-www-form-urlencoded", text], ["text/plain", json], ["", json],
+    ["application/json", json]];
   for (const credentials of ["include", "same-origin", "omit"])
     for (const mode of ["no-cors", "cors"])
-      for (const [kind, body] of [["application/x-www-form-urlencoded", form], ["text/plain", json], ["", json], ["application/json", json]])
-        await settled(fetch(`${board}/gpio`,
-          { method: "POST", mode, credentials, body, headers: kind ? { "Content-Type": kind } : {} }));
+      for (const [kind, body] of bodies) {
+        const headers = kind ? { "Content-Type": kind } : {};
+        await settled(fetch(url, { method: "POST", mode, credentials, body, headers }));
+      }
   for (const enctype of ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"]) {
-    const target = frame(`frame-${enctype}`);
+    const target = make("iframe", { name: `frame-${enctype}` });
     await loaded(target);
-    const fields = enctype === "text/plain" ? { '{"pin": 4, "value": 1, "x': '": 1}' } : { pin: 4, value: 1, fence: 7 };
-    const form = Object.assign(document.createElement("form"), { method: "POST", action: `${board}/gpio`, target: target.name, enctype });
-    for (const [name, value] of Object.entries(fields)) form.append(Object.assign(document.createElement("input"), { name, value }));
+    const form = make("form", { method: "POST", action: url, target: target.name, enctype });
+    const fields = enctype === "text/plain" ? { '{"pin": 4, "value": 1, "x': '": 1}' }
+      : { pin: 4, value: 1, fence: 7 };
+    for (const [name, value] of Object.entries(fields)) form.append(make("input", { name, value }));
     document.body.append(form);
     await loaded(target, () => form.submit());
   }
-  await loaded(Object.assign(new Image(), { src: `${board}/?fence=FENCE` }));
-  await settled(fetch(`${board}/?fence=FENCE`, { mode: "no-cors", credentials: "include" }));
-  const link = Object.assign(document.createElement("link"), { rel: "stylesheet", href: `${board}/?fence=FENCE` });
-  await loaded(link);
-  await loaded(Object.assign(frame("query"), { src: `${board}/?fence=FENCE` }));
-  await loaded(Object.assign(frame("ui"), { src: `${board}/ui` }));
-  navigator.sendBeacon(`${board}/gpio`, new URLSearchParams(form));
-  await settled(fetch(`${board}/gpio`, { method: "POST", mode: "no-cors", body: new URLSearchParams(form) }));
+  await loaded(make("img", { src: query }));
+  await loaded(make("link", { rel: "stylesheet", href: query }));
+  await loaded(make("iframe", { src: query }));
+  await settled(fetch(query, { mode: "no-cors", credentials: "include" }));
+  await loaded(make("iframe", { src: `${board}/ui` }));
+  navigator.sendBeacon(url, new URLSearchParams(text));
+  await settled(fetch(url, { method: "POST", mode: "no-cors", body: new URLSearchParams(text) }));
 }""".replace("FENCE", str(FENCE))
 
 
@@ -173,19 +179,23 @@ def test_browsers_own_prompt(board, visit) -> None:
 
 
 def test_the_page_never_makes_the_browser_ask(board, visit) -> None:
-    """No call of the page, right or wrong, brings up the browser's own prompt, which would keep the password."""
+    """No call of the page, right or wrong, brings up the browser's own prompt, which keeps passwords."""
     claim_by_hand(board, private=True)
     page = visit(path=None)
-    prompts = []
+    prompts: list[str] = []
     devtools = page.context.new_cdp_session(page)
 
     def refuse(event: Any) -> None:
         prompts.append(event["request"]["url"])
-        answer = {"response": "CancelAuth"}
-        devtools.send("Fetch.continueWithAuth", {"requestId": event["requestId"], "authChallengeResponse": answer})
+        cancel = {"response": "CancelAuth"}
+        answer = {"requestId": event["requestId"], "authChallengeResponse": cancel}
+        devtools.send("Fetch.continueWithAuth", answer)
+
+    def let_pass(event: Any) -> None:
+        devtools.send("Fetch.continueRequest", {"requestId": event["requestId"]})
 
     devtools.on("Fetch.authRequired", refuse)
-    devtools.on("Fetch.requestPaused", lambda event: devtools.send("Fetch.continueRequest", {"requestId": event["requestId"]}))
+    devtools.on("Fetch.requestPaused", let_pass)
     devtools.send("Fetch.enable", {"handleAuthRequests": True})
     page.goto(f"http://{board.address}/ui")
     log_in(page, "nonsense")

@@ -9,7 +9,7 @@ VISIT_MAX = 16 * 1024
 
 
 def test_a_visit_fits_into_16_kb(board, visit) -> None:
-    """Page, status and details of a first visit, heads included, take 16 KB on the wire, and nothing else is asked for."""
+    """Page, status and details of a first visit take 16 KB, heads included; nothing else is asked for."""
     page = visit(path=None, scripts=())
     urls: dict[str, str] = {}
     sizes: dict[str, int] = {}

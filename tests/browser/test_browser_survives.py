@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+
 from espnet.simulator.fleet import Board
 from tests.firmware.digest_client import Person, claim_by_hand, ha1_of
 from tests.firmware.firmware_client import FIRMWARE, until
@@ -36,10 +37,11 @@ def test_one_challenge_is_enough(board, visit, private) -> None:
     """Once logged in, the page is not challenged again: it uses its nonce on, one call at a time."""
     page = logged_in(board, visit, private)
     board.forget_requests()
-    for pin in (4, 5, 18):
-        switch(page, pin).click()
+    page.evaluate("[4, 5, 18].forEach(pin => rows[pin].button.click())")
     for pin in (4, 5, 18):
         expect(switch(page, pin)).to_have_attribute("aria-checked", "true")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    expect(page.locator("#switches .error:visible")).to_have_count(0)
     assert refused(board) == 0
     assert all(request.overlap == 0 for request in board.requests)
 
@@ -48,8 +50,8 @@ def test_one_challenge_is_enough(board, visit, private) -> None:
 def test_the_board_restarts(board, visit, private) -> None:
     """After a restart, which ends all nonces, the login holds: one new challenge, and nothing is asked."""
     page = logged_in(board, visit, private)
-    board.reset("watchdog")
     board.forget_requests()
+    board.reset("watchdog")
     expect(page.locator("#cause")).to_have_text("watchdog reset")
     switch(page, 4).click()
     expect(switch(page, 4)).to_have_attribute("aria-checked", "true")
@@ -60,8 +62,8 @@ def test_the_board_restarts(board, visit, private) -> None:
 
 @PRIVATE
 def test_another_password(board, visit, private) -> None:
-    """When the password was changed meanwhile, the page says so, forgets the old one and asks for the new one;
-    what was to be switched is not."""
+    """When the password was changed meanwhile, the page says so, forgets the old one and asks for the
+    new one; what was to be switched is not."""
     page = logged_in(board, visit, private)
     answer = rotate(Person(board), ha1_of(board.id, "another"), private=str(private).lower())
     assert answer.status == 200
@@ -97,7 +99,7 @@ def test_nonces_that_grow_old(visit, tmp_path) -> None:
     text = (firmware / "auth.py").read_text()
     life = "_LIFE_MS = const(600000)"
     assert life in text
-    (firmware / "auth.py").write_text(text.replace(life, "_LIFE_MS = const(1600)"))
+    (firmware / "auth.py").write_text(text.replace(life, "_LIFE_MS = const(1200)"))
     with fleet(firmware) as board:
         claim_by_hand(board, private=True)
         page = visit(path=None)
@@ -106,7 +108,9 @@ def test_nonces_that_grow_old(visit, tmp_path) -> None:
         expect(switch(page, 4)).to_be_enabled()
         board.forget_requests()
         start = time.monotonic()
-        until(lambda: time.monotonic() - start > 3.4 and len(board.requests) > 20)  # more than two lives
+        until(
+            lambda: time.monotonic() - start > 2.6 and len(board.requests) > 20
+        )  # more than two lives
         assert refused(board) == 0
         page.goto("about:blank")
 
@@ -117,7 +121,9 @@ def test_a_slow_board(board, visit) -> None:
     expect(page.locator("#state")).to_have_text("live")
     board.fault("slow", bytes_per_s=20)
     gone = page.locator("#gone")
-    expect(gone).to_contain_text(re.compile(r"No answer since \d\d:\d\d:\d\d\. What you see is from then\."))
+    expect(gone).to_contain_text(
+        re.compile(r"No answer since \d\d:\d\d:\d\d\. What you see is from then\.")
+    )
     expect(gone).to_contain_text("No answer in time.")
     expect(page.locator("#live")).to_contain_text("What you see is from then.")
     expect(switch(page, 4)).to_be_disabled()
@@ -155,22 +161,32 @@ def test_a_full_board(board, visit) -> None:
 
 
 def test_answers_that_are_none(board, visit) -> None:
-    """One answer that is lost, or garbled, or a 500, disturbs nobody; an error is shown where it was caused."""
+    """One answer that is lost, garbled or a 500 disturbs nobody; an error is shown where it was caused."""
     page = visit()
     expect(page.locator("#state")).to_have_text("live")
-    said = "() => { window.said = []; new MutationObserver(() => window.said.push(document.querySelector('#live').textContent)).observe(document.querySelector('#live'), { childList: true }); }"
-    page.evaluate(said)
+    page.evaluate("""() => {
+      const live = document.querySelector("#live");
+      window.said = [];
+      new MutationObserver(() => window.said.push(live.textContent)).observe(live, { childList: true });
+    }""")
     for fault in ("rst", "truncated", "not_json", "http_500", "cut", "missing_keys"):
         board.forget_requests()
         board.fault(fault, count=1)
         until(lambda: len(board.requests) > 2)
         expect(page.locator("#state")).to_have_text("live")
     assert page.evaluate("window.said") == []
+    # The simulator has this one carried out; a real 500 may come before or after it.
     board.fault("http_500", path="/gpio", count=1)
     switch(page, 4).click()
-    expect(row(page, 4)).to_contain_text("Not switched:")
+    expect(row(page, 4)).to_contain_text("it is on all the same.")
     switch(page, 4).click()
-    expect(row(page, 4)).not_to_contain_text("Not switched:")
+    expect(row(page, 4)).not_to_contain_text("all the same")
+    page.route(
+        "**/gpio",
+        lambda route: route.fulfill(status=503, json={"error": "pin 4 is stuck", "field": "pin"}),
+    )
+    switch(page, 4).click()
+    expect(row(page, 4)).to_contain_text("Not switched: pin 4 is stuck.")
 
 
 def test_a_request_whose_answer_is_lost(board, visit) -> None:
@@ -179,7 +195,7 @@ def test_a_request_whose_answer_is_lost(board, visit) -> None:
     expect(page.locator("#state")).to_have_text("live")
     board.fault("cut", path="/gpio", count=2)  # the browser repeats what a closed connection lost
     switch(page, 4).click()
-    expect(row(page, 4)).to_contain_text("Pin 4: ")
+    expect(row(page, 4)).to_contain_text("it is on all the same.")
     expect(switch(page, 4)).to_have_attribute("aria-checked", "true")
     assert board.pin(4).level == 1
 

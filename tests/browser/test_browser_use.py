@@ -1,7 +1,9 @@
 """What a person with a phone, or at a desk, can do with the page of a claimed board."""
 
 import re
+
 import pytest
+
 from tests.firmware.digest_client import PASSWORD, claim_by_hand, ha1_of
 from tests.firmware.firmware_client import ask, until
 
@@ -48,10 +50,15 @@ def test_a_day_with_the_board(board, visit, size) -> None:
     picture(page, f"in-{name}")
 
     # Asked first; "no" changes nothing, nor does Escape; "yes" switches.
-    for leave in (lambda: button(page, "Leave it on").click(), lambda: page.keyboard.press("Escape")):
+    for leave in (
+        lambda: button(page, "Leave it on").click(),
+        lambda: page.keyboard.press("Escape"),
+    ):
         switch(page, 5).click()
         dialog = page.get_by_role("dialog", name="Switch pin 5 off?")
-        expect(dialog).to_contain_text("heater decides this pin and will set it back at its next poll.")
+        expect(dialog).to_contain_text(
+            "heater decides this pin and will set it back at its next poll."
+        )
         expect(dialog).to_contain_text(re.compile(r"Its lease \(\d+ s left, then low\) ends\."))
         expect(button(page, "Leave it on")).to_be_focused()
         picture(page, f"sure-{name}", full=False)
@@ -133,7 +140,9 @@ def test_wrong_passwords(board, visit) -> None:
         expect(page.locator("#login-error")).to_have_text("The password is wrong.")
         expect(button(page, "Log in")).to_be_enabled()
     log_in(page, "nonsense")
-    expect(page.locator("#login-error")).to_have_text(re.compile(r"Too many wrong passwords\. Wait \d+ s\."))
+    expect(page.locator("#login-error")).to_have_text(
+        re.compile(r"Too many wrong passwords\. Wait \d+ s\.")
+    )
     expect(button(page, "Log in")).to_be_disabled()
     expect(button(page, "Log in")).to_be_enabled()
     log_in(page)
@@ -187,19 +196,24 @@ def test_refreshing_disturbs_nobody(board, visit) -> None:
     page.get_by_label("Power pin").fill("13")
     page.evaluate("""() => {
       window.built = [];
-      new MutationObserver(all => window.built.push(...all.flatMap(
-        m => [...m.addedNodes, ...m.removedNodes]).filter(node => node.nodeType === 1).map(node => node.outerHTML))
-      ).observe(document.body, { childList: true, subtree: true });
+      const elements = one => [...one.addedNodes, ...one.removedNodes].filter(node => node.outerHTML);
+      new MutationObserver(all => window.built.push(...all.flatMap(elements).map(node => node.outerHTML)))
+        .observe(document.body, { childList: true, subtree: true });
     }""")
     before = page.evaluate("document.querySelector('#switches').getBoundingClientRect().toJSON()")
     board.forget_requests()
     board.set(pins={34: 1})
-    assert ask(board, "POST", "/gpio", {"pin": 4, "value": 1, "lease_s": 90, "fence": 3}).status == 200
+    assert (
+        ask(board, "POST", "/gpio", {"pin": 4, "value": 1, "lease_s": 90, "fence": 3}).status == 200
+    )
     expect(row(page, 4)).to_contain_text("lease: 8")
     expect(page.locator("#levels")).to_contain_text("high")
     until(lambda: len([r for r in board.requests if r.path == "/"]) > 5)
     assert page.evaluate("window.built") == []
-    assert page.evaluate("document.querySelector('#switches').getBoundingClientRect().toJSON()") == before
+    assert (
+        page.evaluate("document.querySelector('#switches').getBoundingClientRect().toJSON()")
+        == before
+    )
     expect(page.get_by_label("Power pin")).to_be_focused()
     expect(page.get_by_label("Power pin")).to_have_value("13")
     expect(page.locator("#live")).to_have_text("")
@@ -219,4 +233,31 @@ def test_a_hidden_page_asks_nothing(board, visit) -> None:
     page.wait_for_timeout(500)  # three times as long as between two refreshes
     assert board.requests == []
     page.evaluate(hide, False)
-    until(lambda: board.requests, 0.2)
+    until(lambda: board.requests, 2)
+
+
+def test_a_phone_that_slept(board, visit) -> None:
+    """What was tapped on an old picture is done as it was meant, and not the other way round."""
+    page = visit()
+    expect(page.locator("#state")).to_have_text("live")
+    page.evaluate("clearTimeout(timer), seen = new Date(Date.now() - 60000)")
+    page.wait_for_function("queue.then(() => true)")
+    page.evaluate("clearTimeout(timer)")
+    assert ask(board, "POST", "/gpio", {"pin": 4, "value": 1}).status == 200
+    page.evaluate("seen = new Date(Date.now() - 60000), rows[4].button.click()")
+    expect(page.locator("#live")).to_have_text("Pin 4 is on already.")
+    expect(switch(page, 4)).to_have_attribute("aria-checked", "true")
+    assert board.pin(4).level == 1
+
+
+def test_logging_out_is_for_the_device(board, visit) -> None:
+    """Who stays logged in on a device and logs out in one tab is logged out in the others."""
+    claim_by_hand(board)
+    page = visit()
+    log_in(page, stay=True)
+    expect(button(page, "Log out")).to_be_visible()
+    tab = page.context.new_page()
+    tab.goto(page.url)
+    button(tab, "Log out").click()
+    expect(button(page, "Log in …")).to_be_visible()
+    assert page.evaluate("login") is None
