@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
+from firmware.digest_client import PASSWORD, Person
+
 from espnet.simulator.fleet import Board
-from tests.firmware.digest_client import PASSWORD, Person
 
 #: The page waits twenty times shorter: between refreshes, and where it tells people to wait.
 HURRY = """{
@@ -54,7 +55,7 @@ def control(board: Board, by: str = "heater", fence: int = 1, **fields: Any) -> 
 
 
 def telling(page: Any, **more: Any) -> None:
-    """From now on the board's details have other members too, as if it had had a hard day."""
+    """From now on the board's details have these members."""
 
     def answer(route: Any) -> None:
         answered = route.fetch()

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from firmware.digest_client import PASSWORD, Person, claim_by_hand
+from firmware.firmware_client import FIRMWARE, ask
 
 from espnet.simulator.fleet import Board
-from tests.firmware.digest_client import PASSWORD, Person, claim_by_hand
-from tests.firmware.firmware_client import FIRMWARE, ask
 
 from .conftest import fleet
 from .person import button, expect, log_in

@@ -3,14 +3,14 @@
 Each state leaves its pictures in build/screenshots/.
 """
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
-
-from tests.firmware.digest_client import claim_by_hand
-from tests.firmware.firmware_client import ask
+from firmware.digest_client import claim_by_hand
+from firmware.firmware_client import ask
 
 from .conftest import DESK, PHONE, picture
 from .person import HURRY, IMPATIENT, button, control, expect, log_in, row, switch, telling
@@ -89,13 +89,13 @@ def gone(board: Any, page: Any, go: Callable[[], None]) -> None:
 
 
 def crashed(board: Any, page: Any, go: Callable[[], None]) -> None:
-    telling(
-        page,
-        notices=["The board no longer did its work, so its watchdog restarted it."],
-        crash={"text": TRACEBACK, "ago_s": 4000},
-    )
+    (board.flash / "crash.json").write_text(json.dumps(TRACEBACK))
+    board.reset("watchdog")
     opened(board, page, go)
-    page.get_by_text("The last crash, 1 h 6 min ago").click()
+    expect(page.get_by_text("its watchdog restarted it")).to_be_visible()
+    page.get_by_text("The last crash, before this start").click()
+    telling(page, crash={"text": TRACEBACK, "ago_s": 4000})
+    expect(page.get_by_text("The last crash, 1 h 6 min ago")).to_be_visible()
     expect(page.get_by_text("ZeroDivisionError")).to_be_visible()
 
 

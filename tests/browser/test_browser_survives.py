@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import pytest
+from firmware.digest_client import Person, claim_by_hand, ha1_of
+from firmware.firmware_client import FIRMWARE, until
+from firmware.test_firmware_claim import rotate
 
 from espnet.simulator.fleet import Board
-from tests.firmware.digest_client import Person, claim_by_hand, ha1_of
-from tests.firmware.firmware_client import FIRMWARE, until
-from tests.firmware.test_firmware_claim import rotate
 
 from .conftest import fleet
 from .person import HURRY, IMPATIENT, button, expect, log_in, row, switch

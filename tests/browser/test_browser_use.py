@@ -3,9 +3,8 @@
 import re
 
 import pytest
-
-from tests.firmware.digest_client import PASSWORD, claim_by_hand, ha1_of
-from tests.firmware.firmware_client import ask, until
+from firmware.digest_client import PASSWORD, claim_by_hand, ha1_of
+from firmware.firmware_client import ask, until
 
 from .conftest import DESK, PHONE, picture
 from .person import button, control, expect, log_in, row, switch
