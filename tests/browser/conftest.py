@@ -140,7 +140,7 @@ def visit(chromium: Any, board: Board) -> Iterator[Callable[..., Any]]:
 def axe() -> str:
     """The source of the accessibility checker."""
     if not AXE.exists():
-        missing("axe-core (make build/browser)")
+        missing("axe-core, which `make test` brings,")
     return AXE.read_text(encoding="utf-8")
 
 
