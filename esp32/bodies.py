@@ -225,8 +225,15 @@ def _json_escape(source):
     if source.comes(b"u"):
         source.take()
         code = source.take_hex(4)
+        # Not by `chr`: MicroPython keeps every character that it makes so for ever.
+        if code < 0x80:
+            return bytes((code,))
+        if code < 0x800:
+            return bytes((0xC0 | code >> 6, 0x80 | code & 0x3F))
         # Characters beyond 16 bits come as two halves; no name or value that we know has any.
-        return b"?" if 0xD800 <= code < 0xE000 else chr(code).encode()
+        if 0xD800 <= code < 0xE000:
+            return b"?"
+        return bytes((0xE0 | code >> 12, 0x80 | code >> 6 & 0x3F, 0x80 | code & 0x3F))
     if not source.comes(_ESCAPES):
         raise Refusal(400, "JSON has no such escape")
     at = _ESCAPES.find(bytes((source.take(),)))

@@ -21,10 +21,10 @@ from version import VERSION
 from web import CONTROL, PUBLIC, READ
 
 _HOST_FILE = "host.json"
-_PAGE_FILE = "ui.html"
 _PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
 _LEASE_MAX_S = const(86400)
+_BY_MAX = const(40)
 _FENCE = ("fence", 1, 10**15)  # name and range of the field
 
 
@@ -47,6 +47,7 @@ class Calls:
         self.routes = (
             (b"GET", b"/", READ, self.status),
             (b"GET", b"/ui", PUBLIC, self.page),
+            (b"GET", b"/details", READ, self.details),
             (b"POST", b"/gpio", CONTROL, self.gpio),
             (b"POST", b"/adc", CONTROL, self.adc),
             (b"POST", b"/dht22", CONTROL, self.dht22),
@@ -76,9 +77,27 @@ class Calls:
         )
 
     async def page(self, request):
-        """GET /ui: the page for people, straight from flash."""
-        length = os.stat(_PAGE_FILE)[6]
-        return Stream("text/html; charset=utf-8", length, _file_pieces(_PAGE_FILE))
+        """GET /ui: the page for people: compressed, by `make put`, or as somebody put it by hand.
+
+        Which headers go with the compressed one stands in its own head, as gzip's comment.
+        """
+        name = "ui.html.gz"
+        pieces = _file_pieces(name)
+        try:
+            request.header = next(pieces)[10:].partition(b"\0")[0].decode()
+            pieces.close()
+        except OSError:
+            name = "ui.html"
+        tag = request.headers[5]
+        known = tag and f"ETag: {tag}\r" in request.header
+        pieces = _file_pieces("" if known else name)
+        return Stream("text/html; charset=utf-8", os.stat(name)[6], pieces, 304 if known else 200)
+
+    async def details(self, request):
+        """GET /details: what the page tells people beside the status; no collector asks for it."""
+        import details  # on most days nobody opens the page
+
+        return details.answer(self.id, self.leases.notes, self.clock.uptime_s())
 
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
@@ -96,13 +115,15 @@ class Calls:
                 raise Refusal(422, "lease_s goes with value 1 only", "lease_s")
         elif "safe" in body:
             raise Refusal(422, "safe goes with lease_s only", "safe")
-        self._check_fence(body)
-        leases = self.leases.planned(pins, lease_s, safe)
+        by = fields.text(body, "by", _BY_MAX) if "by" in body else ""
+        fence = self._check_fence(body)
+        by = by or ("a controller" if fence else "somebody")
+        planned = self.leases.planned(pins, lease_s, safe, by, bool(fence))
         try:
             levels = hardware.set_pins(pins, value)
         except hardware.HardwareError as error:
             raise Refusal(503, str(error), "pin")
-        self.leases.adopt(leases)
+        self.leases.adopt(planned)
         gpio = {str(pin): levels[pin] for pin in levels}
         return {"id": self.id, "status": "OK", "gpio": gpio}
 
@@ -123,7 +144,7 @@ class Calls:
             samples = fields.whole(body, "samples", 1, hardware.SAMPLES_MAX)
         self._check_unleased(read_pin, "read_pin")
         self._check_unleased(power_pin, "power_pin")
-        self._check_fence(body)
+        self._check_fence(body, power_pin)
         try:
             data, ticks_us = await hardware.sample_adc(read_pin, power_pin, samples)
         except hardware.HardwareError as error:
@@ -145,7 +166,7 @@ class Calls:
         pin = fields.pin(body, "read_pin")
         _check_writable(pin, "read_pin")  # the sensor's protocol drives the line
         self._check_unleased(pin, "read_pin")
-        self._check_fence(body)
+        self._check_fence(body, pin)
         try:
             celsius, humidity = hardware.read_dht22(pin)
         except hardware.HardwareError as error:
@@ -174,13 +195,19 @@ class Calls:
         claim.take(request, body)
         return {"id": self.id, "status": "OK"}
 
-    def _check_fence(self, body):
-        """Refuse a controller that comes with an outdated fence; the last check before acting."""
+    def _check_fence(self, body, measured=None):
+        """The fence of a call, 0: none; an outdated one is refused. The last check before acting.
+
+        A pin that is `measured` with is where the measurement leaves it, whoever set it before.
+        """
         fence = fields.whole(body, *_FENCE) if "fence" in body else 0
         if not self.leases.admit(fence):
             newest = self.leases.fence
             error = f"fence {fence} is outdated, {newest} was here: another controller took over"
             raise Refusal(409, error, "fence", "", {"fence": newest})
+        if measured is not None:
+            self.leases.notes = self.leases.noted((measured,), "a measurement", False)
+        return fence
 
     def _check_unleased(self, pin, name):
         """Refuse to measure with a pin that a lease holds: it would be switched on the way."""
@@ -189,6 +216,10 @@ class Calls:
 
 
 def _file_pieces(name):
+    """The bytes of a file; no name: none."""
+    if not name:
+        yield b""
+        return
     with open(name, "rb") as file:
         while True:
             piece = file.read(_PAGE_PIECE)

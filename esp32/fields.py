@@ -1,7 +1,7 @@
 """The fields of a call, checked one by one; what is not right is refused with the field's name.
 
 400   missing, or not of its type
-422   of its type, but not a value that is allowed
+422   of its type, but not a value that is allowed; or no text that can be shown
 """
 
 from http1 import Refusal
@@ -69,6 +69,30 @@ def word(fields, name, allowed, default):
         raise Refusal(400, rule, name)
     if value not in allowed:
         raise Refusal(422, rule, name)
+    return value
+
+
+def text(fields, name, most):
+    """Field `name` as text for people: 1 to `most` printable characters, not all blank.
+
+    Of the general punctuation those that nobody sees, or that turn the rest around, are not printable.
+    It is looked at as bytes: MicroPython keeps every character that it takes out of a text for ever.
+    """
+    value = fields.get(name)
+    if not isinstance(value, str) or len(value) > most:
+        value = ""
+    last = 0  # three bytes
+    for byte in value.encode():
+        last = last << 8 & 0xFFFFFF | byte
+        if (
+            byte < 0x20
+            or byte == 0x7F
+            or 0xC280 <= last & 0xFFFF < 0xC2A0
+            or (0xE28080 <= last < 0xE281C0 and not 0xE28090 <= last < 0xE280A8)
+        ):
+            value = ""
+    if not value.strip():
+        raise Refusal(422, f"{name} must be text of 1 to {most} printable characters", name)
     return value
 
 

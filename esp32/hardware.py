@@ -148,6 +148,11 @@ def set_pins(pins, value):
     return levels
 
 
+def driven():
+    """The pins that the chip drives, one bit each: its registers GPIO_ENABLE and GPIO_ENABLE1."""
+    return machine.mem32[0x3FF44020] | machine.mem32[0x3FF4402C] << 32
+
+
 # Converters and sensors
 
 

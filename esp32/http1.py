@@ -11,8 +11,16 @@ JSON = "application/json"
 HEAD_MAX = const(1536)
 BODY_MAX = const(8192)
 
-# The headers that say who asks, each once: of two, one would be checked and the other one believed.
-_KEPT = (b"host", b"origin", b"sec-fetch-site", b"user-agent", b"authorization")
+# The headers that say who asks, and for what page, each once: of two, one would be checked and the
+# other one believed.
+_KEPT = (
+    b"host",
+    b"origin",
+    b"sec-fetch-site",
+    b"user-agent",
+    b"authorization",
+    b"if-none-match",
+)
 
 
 class Refusal(Exception):
@@ -33,7 +41,8 @@ class Refusal(Exception):
 class Stream:
     """An answer in pieces: media type, length in bytes, and a generator of one or more pieces."""
 
-    def __init__(self, kind, length, pieces):
+    def __init__(self, kind, length, pieces, status=200):
+        self.status = status
         self.kind = kind
         self.length = length
         self.pieces = pieces
@@ -44,7 +53,7 @@ class Request:
 
     `kind` is the media type in lower case without parameters, `headers` the texts of _KEPT, `body` a
     list of pieces, 8 KB at most in all. `nonce` is the digest's "nonce:nc", once that proved right;
-    `header` is one more header line for the answer.
+    `header` is more header lines for the answer.
     """
 
     def __init__(self, method, target):
@@ -120,7 +129,7 @@ def response(status, kind, length, close, header, body):
     """An answer, or the first part of one, as the bytes of one write; `body` is bytes."""
     last = "Connection: close\r\n" if close else ""
     head = (
-        f"HTTP/1.1 {status} {'OK' if status == 200 else 'Refused'}\r\n"
+        f"HTTP/1.1 {status} {'OK' if status < 400 else 'Refused'}\r\n"
         f"Content-Type: {kind}\r\nContent-Length: {length}\r\n{header}{last}\r\n"
     )
     return head.encode() + body

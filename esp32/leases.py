@@ -7,6 +7,8 @@ one with a lease replaces the pin's lease, one without ends it. A reset ends all
 A fence is the number that came with the grant of a controller's lock. The highest one seen since
 boot is remembered; who comes with a lower one lost its lock in the meantime and is too late.
 
+A note says who set a pin last, and whether with a fence: for people to read, it decides nothing.
+
 Nothing here touches hardware: `drive(pin, level)` is handed in, and so is the clock.
 """
 
@@ -19,6 +21,7 @@ class Leases:
         self.fence = 0  # the highest seen since boot
         self._clock = clock
         self._drive = drive
+        self.notes = {}  # {pin set since boot: (uptime in s, by whom, whether with a fence)}
         self._leases = {}  # {pin: (ends at, in ms of the clock; length in ms; safe level's name)}
 
     def admit(self, fence):
@@ -33,8 +36,19 @@ class Leases:
     def __contains__(self, pin):
         return pin in self._leases
 
-    def planned(self, pins, lease_s, safe):
-        """What the leases will be after `pins` were written with `lease_s` (0: without a lease).
+    def noted(self, pins, by, governed):
+        """What the notes will be after `by` set `pins`. Never changes notes that somebody has."""
+        notes = self.notes.copy()
+        for _, other, _ in notes.values():
+            if other == by:
+                by = other  # one text for all that they have set
+        note = (self._clock.uptime_s(), by, governed)
+        for pin in pins:
+            notes[pin] = note
+        return notes
+
+    def planned(self, pins, lease_s, safe, by, governed):
+        """What leases and notes will be after `pins` were written with `lease_s` (0: no lease).
 
         Made before the pins are driven and put in force by `adopt` after it: adopting needs no
         memory, so no pin is ever on without the lease that it was to have.
@@ -46,11 +60,11 @@ class Leases:
                 leases[pin] = (self._clock.now_ms() + length_ms, length_ms, safe)
             else:
                 leases.pop(pin, None)
-        return leases
+        return leases, self.noted(pins, by, governed)
 
     def adopt(self, planned):
-        """Put planned leases in force."""
-        self._leases = planned
+        """Put planned leases and notes in force."""
+        self._leases, self.notes = planned
 
     def renew(self):
         """Begin every lease anew, at its full length."""
@@ -65,6 +79,8 @@ class Leases:
             ends_ms, _, safe = self._leases[pin]
             if ends_ms <= now_ms and self._let_go(pin, safe):
                 self.expired += 1
+                if safe != "hold":
+                    self.notes = self.noted((pin,), "end of lease", self.notes[pin][2])
 
     def let_go(self):
         """Set every leased pin to its safe level: the program ends and can renew nothing."""

@@ -5,9 +5,9 @@ Nothing but Ctrl-C (mpremote) or a reset ends it. A task that fails says why and
 
 import asyncio
 import gc
-import sys
 
-from web import Server  # the largest first: source is compiled here, which takes an empty heap
+# The largest first: source is compiled here, which takes an empty heap.
+from web import Server, failed
 
 # isort: split
 import auth
@@ -47,7 +47,7 @@ async def for_ever(start):
         try:
             await start()
         except Exception as error:
-            sys.print_exception(error)
+            failed(error)
         gc.collect()
         await asyncio.sleep(1)
 
@@ -64,7 +64,7 @@ def main():
             try:
                 asyncio.get_event_loop().run_forever()
             except Exception as error:  # the loop's own, and its tasks are all still there
-                sys.print_exception(error)
+                failed(error)
                 gc.collect()
     finally:
         leases.let_go()

@@ -61,6 +61,18 @@ def _writable(sock):
     yield core._io_queue.queue_write(sock)
 
 
+def failed(error):
+    """Say on the console what nobody expected, and keep it for people. Nothing is raised."""
+    sys.print_exception(error)
+    try:
+        gc.collect()
+        import crash  # this should never be needed
+
+        crash.keep(error)
+    except Exception:
+        pass  # the console has it
+
+
 class _Connection:
     """One client: its socket, what is being done for it, and how long that may still take."""
 
@@ -133,7 +145,9 @@ class _Connection:
 
     async def send_stream(self, stream, request):
         """Send a Stream: head and first piece in one write, then piece by piece."""
-        head = response(200, stream.kind, stream.length, request.close, request.header, b"")
+        head = response(
+            stream.status, stream.kind, stream.length, request.close, request.header, b""
+        )
         try:
             # TCP_NODELAY, or each piece waits for the acknowledgement of the one before: 40 ms.
             self.sock.setsockopt(6, 1, 1)
@@ -254,7 +268,7 @@ class Server:
             if connection.doing != _SENDING:
                 connection.say(_NO_MEMORY)
         except Exception as error:
-            sys.print_exception(error)
+            failed(error)
         finally:
             connection.sock.close()
             if connection in self._connections:
@@ -287,7 +301,7 @@ class Server:
         except MemoryError:
             raise
         except Exception as error:
-            sys.print_exception(error)
+            failed(error)
             bug = Refusal(500, f"the firmware failed: {type(error).__name__}")
             await self._refuse(connection, bug, request)
         else:

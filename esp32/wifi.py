@@ -19,9 +19,12 @@ _CONNECT_S = const(15)  # an access point that has not let us in by then is left
 _CHECK_S = const(5)
 _PAUSE_MAX_S = const(60)
 
+radio = None  # once it is switched on
+
 
 async def stay_connected():
     """Switch the radio on, connect, watch, connect again; for ever."""
+    global radio
     hostname = flash.load(_SETTINGS_FILE, {}).get("hostname")
     if isinstance(hostname, str) and hostname:
         network.hostname(hostname)

@@ -33,7 +33,7 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
     ),
     "unclaimed": (
         access(unclaimed=("d1",)),
-        "problem", "d1 is open, though EspNet gave a password", "`espcli device d1 credentials claim --again`",
+        "problem", "d1 is open, though EspNet gave a password", "d1 credentials claim --again`",
     ),
     "denied": (
         access(denied=(REFUSED,)),

@@ -6,12 +6,17 @@ private folder of a simulator that is gone is removed by the next one that start
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import functools
+import hashlib
 import os
+import re
 import shutil
+import struct
 import subprocess
 import tempfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +28,10 @@ _LOCK = "lock"
 _MEMORY = Path("/dev/shm")
 #: What a board may come to fill, generously: its flash, console and shared page.
 _BOARD_BYTES = 1 << 20
+#: What a person's browser asks for; it lies on the board compressed.
+_PAGE = "ui.html"
+#: What fits into the first piece that a board reads of its page, with gzip's own ten bytes.
+_COMMENT_MAX = 500
 #: MicroPython starts these two by name, so they stay source.
 _STARTED_BY_NAME = ("boot.py", "main.py")
 _HARDWARE = Path(__file__).with_name("hardware")
@@ -43,11 +52,18 @@ def find_firmware() -> Path:
 
 
 def prepare(firmware: Path, target: Path, *, compiled: bool) -> None:
-    """Puts into ``target`` what goes onto every board."""
+    """Puts into ``target``, a new folder, what goes onto every board.
+
+    The page goes compressed; ``compiled``: so does all of the program but what must stay source.
+    """
     if not (firmware / "main.py").is_file():
         raise SimulatorError(f"{firmware} holds no main.py; name a folder with a board's program.")
     ignore = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(firmware, target, ignore=ignore)
+    page = target / _PAGE
+    if page.is_file():
+        page.with_name(_PAGE + ".gz").write_bytes(compress(page.read_bytes()))
+        page.unlink()
     if not compiled:
         return
     for source in sorted(target.rglob("*.py")):
@@ -56,6 +72,41 @@ def prepare(firmware: Path, target: Path, *, compiled: bool) -> None:
         name = str(source.relative_to(target))
         _compile(source, name, firmware / name, source.with_suffix(".mpy"))
         source.unlink()
+
+
+def compress(page: bytes) -> bytes:
+    """The page as it lies on boards: gzip, whose comment holds the headers that the board sends with it.
+
+    The same page gives the same bytes. The page is one file that loads nothing: what somebody might
+    smuggle into it does not run, and could talk to nobody but the board; no other page can frame it.
+    """
+    headers = (
+        "Content-Encoding: gzip",
+        f'ETag: "{hashlib.sha256(page).hexdigest()[:16]}"',
+        "Cache-Control: no-cache",
+        f"Content-Security-Policy: {_policy(page)}",
+        "X-Content-Type-Options: nosniff",
+        "Referrer-Policy: no-referrer",
+    )
+    comment = "".join(f"{header}\r\n" for header in headers).encode()
+    if len(comment) > _COMMENT_MAX:
+        raise SimulatorError("The page has too many scripts and styles of its own; join some.")
+    packed = zlib.compress(page, 9, wbits=-zlib.MAX_WBITS)
+    checked = struct.pack("<II", zlib.crc32(page), len(page))
+    return b"\x1f\x8b\x08\x10\0\0\0\0\x02\xff" + comment + b"\0" + packed + checked
+
+
+def _policy(page: bytes) -> str:
+    """What a browser lets the page do: its own scripts and styles, and calls of its own board."""
+    own = {}
+    for tag in ("script", "style"):
+        texts = re.findall(rb"<%s>(.*?)</%s>" % (tag.encode(), tag.encode()), page, re.DOTALL)
+        sums = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in texts]
+        own[tag] = " ".join(f"'sha256-{text}'" for text in sums) or "'none'"
+    return (
+        f"default-src 'none'; script-src {own['script']}; style-src {own['style']}; img-src data:; "
+        "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _compile(source: Path, name: str, known_as: Path, target: Path) -> None:

@@ -192,6 +192,21 @@ def _call(handler, argument):
         sys.print_exception(e)
 
 
+class _Registers:
+    """The two registers of the chip that say which pads it drives: GPIO_ENABLE and GPIO_ENABLE1."""
+
+    def __getitem__(self, address):
+        first = {0x3FF44020: 0, 0x3FF4402C: 32}[address]
+        bits = 0
+        for n in range(first, 32 if first == 0 else 40):
+            if mem[_PINS + n * 16] & 2:
+                bits |= 1 << n - first
+        return bits
+
+
+mem32 = _Registers()
+
+
 class ADC:
     ATTN_0DB = 0
     ATTN_2_5DB = 1

@@ -1,0 +1,57 @@
+"""What the page tells people beside the status: GET /details. Loaded when it is asked for.
+
+The answer is made in pieces, each smaller than a request's head, and twice: to know its length, and
+to send it. So all that goes in is fixed beforehand; nobody changes notes that were handed out.
+"""
+
+import json
+import sys
+
+import flash
+import hardware
+import wifi
+from http1 import JSON, Stream
+from micropython import const
+
+_PIECE = const(400)  # from so many characters on a piece goes out
+
+_name = flash.load("settings.json", {}).get("hostname")
+if not isinstance(_name, str):
+    _name = ""
+
+
+def answer(board_id, notes, now_s):
+    """The Stream of a board's details; `notes` as Leases has them, `now_s` on their clock."""
+    notices = []  # sentences that people should read: whatever has one to say is asked here
+    if hardware.reset_cause() == "watchdog":
+        notices.append("The board no longer did its work, so its watchdog restarted it.")
+    board = {"id": board_id, "name": _name, "rssi": None, "notices": notices, "crash": None}
+    try:
+        if wifi.radio and wifi.radio.isconnected():
+            board["rssi"] = wifi.radio.status("rssi")
+    except (OSError, ValueError):
+        pass  # the network went just now
+    crash = sys.modules.get("crash")  # loaded at the first one
+    text = crash.text if crash else flash.load("crash.json", "")
+    if text:  # that of an earlier boot: nobody knows how long ago
+        ago_s = now_s - crash.at_s if crash else None
+        board["crash"] = {"text": text, "ago_s": ago_s}
+    known = (board, notes, now_s, hardware.driven())
+    return Stream(JSON, sum([len(piece) for piece in _pieces(*known)]), _pieces(*known))
+
+
+def _pieces(board, notes, now_s, driven):
+    """The answer's JSON, as bytes."""
+    text = json.dumps(board)[:-1]
+    before = ', "pins": {'
+    for number in hardware.READABLE:
+        pin = {"mode": "out" if driven >> number & 1 else "in"}
+        if number in notes:
+            then_s, pin["by"], pin["governed"] = notes[number]
+            pin["ago_s"] = now_s - then_s
+        text += f'{before}"{number}": {json.dumps(pin)}'
+        before = ", "
+        if len(text) > _PIECE:
+            yield text.encode()
+            text = ""
+    yield (text + "}}").encode()
