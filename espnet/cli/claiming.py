@@ -231,7 +231,9 @@ def _send(session: Session, address: str, call: Call, login: Login | None) -> by
     try:
         return client.send(address, call, session.config.timeout_s, login)
     except BoardError as error:
-        if error.kind != "denied" or error.status == 429:
+        # 409: somebody else claimed it between our look at it and this.
+        is_claimed = error.status == 409 and call.path == "/claim"
+        if not is_claimed and (error.kind != "denied" or error.status == 429):
             raise
         raise BoardError(
             address,
