@@ -96,9 +96,10 @@ class Commands(SampleWords, SealWords):
         Example: espcli unregister porch
         """
         store = self._session.store
+        if forget:  # first: where it ends in between, the command can be repeated
+            store.forget_passwords(store.device(name).id)
         device = store.remove(name)
         if forget:
-            store.forget_passwords(device.id)
             rest = " Its password is gone, too."
         else:
             rest = " Its password is kept, in case it comes back." if device.credential else ""
