@@ -32,8 +32,11 @@ class Seen(msgspec.Struct, frozen=True):
 
 def typed_password() -> Password:
     """A password from the terminal, or from standard input: its first line."""
+    text = ""
     try:
-        if sys.stdin.isatty():
+        if sys.stdin is None:
+            pass  # closed by the caller: `espcli … <&-`
+        elif sys.stdin.isatty():
             import getpass
 
             text = getpass.getpass("The board's password: ")
@@ -43,7 +46,7 @@ def typed_password() -> Password:
     except UnicodeError:
         raise UsageError("What was given as the password is not UTF-8 text.") from None
     except EOFError:
-        text = ""
+        pass
     if not text:
         raise UsageError("No password was given; type it, or write it to standard input.")
     return Password(text)
