@@ -76,6 +76,24 @@ def test_a_rotation_that_is_killed_anywhere_is_repeated(world: World, board: Boa
     assert set(seen) == {(0, False), (1, True), (0, True)}
 
 
+def test_a_password_that_is_to_be_forgotten_is_gone_however_often_it_takes(
+    world: World, board: Board
+) -> None:
+    """`unregister --forget`, killed anywhere and repeated, leaves no password."""
+    words = ("unregister", "porch", "--forget")
+    for step in itertools.count(1):
+        world.espcli("register", board.address, "porch")
+        is_killed = world.killed(*words, after=step)
+        if is_killed and world.json("ids"):
+            world.espcli(*words)
+        with world.store() as store:
+            assert store.all_credentials() == {}
+        board.unclaim()
+        if not is_killed:
+            break
+    assert step > 1
+
+
 # --- the way is cut -------------------------------------------------------------------------------
 
 
@@ -227,6 +245,34 @@ def test_a_board_that_fails_while_it_is_claimed_or_changed_is_not_lost(
     with world.store() as store:
         place_of(board, store)
     world.espcli(*rotate)
+    require_control(world, board, "porch")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("maxmemory", 1), ("min-replicas-to-write", 1)], ids=["full", "alone"]
+)
+def test_a_redis_that_takes_nothing_costs_no_board_its_password(
+    setting: str, value: int, world: World, board: Board
+) -> None:
+    """No board is told of a password that Redis did not take: exit code 3, and all is as it was."""
+
+    def is_refused(*words: str) -> None:
+        with world.client() as client:
+            before = client.config_get(setting)[setting]
+            client.config_set(setting, value)
+            try:
+                said = world.espcli(*words, code=3)
+            finally:
+                client.config_set(setting, before)
+        assert "Redis at " in said
+        assert "passwords" not in said
+
+    is_refused("register", board.address, "porch")
+    assert flash(board) is None
+    world.espcli("register", board.address, "porch")
+    before, password = flash(board), password_of(world, "porch")
+    is_refused("device", "porch", "credentials", "rotate")
+    assert (flash(board), password_of(world, "porch")) == (before, password)
     require_control(world, board, "porch")
 
 
