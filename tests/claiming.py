@@ -29,7 +29,7 @@ class Cli:
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capsys, self._monkeypatch = capsys, monkeypatch
 
-    def __call__(self, *words: str, code: int = 0, stdin: str | TextIO = "") -> str:
+    def __call__(self, *words: str, code: int = 0, stdin: str | TextIO | None = "") -> str:
         """What a command said: on stdout when all was well, else its one sentence on stderr."""
         typed = io.StringIO(stdin) if isinstance(stdin, str) else stdin
         self._monkeypatch.setattr("sys.stdin", typed)

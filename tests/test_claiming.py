@@ -376,6 +376,19 @@ def test_two_who_register_one_board_at_once_give_it_one_password(
         espcli("unregister", name, "--forget")
 
 
+def test_a_board_that_somebody_else_claims_first_is_refused_with_what_to_do(
+    espcli: Cli, raw: redis.Redis
+) -> None:
+    """Two EspNets at once: the later one hears it from the board, and registers nothing."""
+    is_open = answer(status_body("b1", claimed=False, private=False))
+    refusal = answer(b'{"error": "the board is claimed"}', status="409 Conflict")
+    with Wire(is_open, is_open, refusal) as wire:
+        sentence = espcli("register", wire.address(), "porch", code=1)
+    assert "is claimed" in sentence
+    assert "--ask" in sentence
+    assert json.loads(espcli("--json", "devices")) == []
+
+
 # --- what is no board -----------------------------------------------------------------------------
 
 DIGEST = (

@@ -163,6 +163,28 @@ def test_seals_are_changed_by_two_words(
     assert "the-password" in espcli("device", "porch", "credentials", "show")
 
 
+def test_a_closed_standard_input_has_no_password(
+    espcli: Cli, fleet: Store, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `espcli … --ask <&-`, and in services."""
+    before = everything(raw)
+    sentence = espcli("device", "porch", "credentials", "claim", "--ask", code=2, stdin=None)
+    assert "No password was given" in sentence
+    assert everything(raw) == before
+
+
+def test_a_board_that_is_claimed_is_not_made_private_by_registering_it(
+    espcli: Cli, raw: redis.Redis
+) -> None:
+    """The word that does so is said."""
+    with Wire(answer(status_body("b1", claimed=True, private=False))) as wire:
+        words = ("register", wire.address(), "shed", "--private", "--ask")
+        sentence = espcli(*words, code=2, stdin="a password of somebody")
+        assert "credentials rotate --private yes" in sentence
+        assert everything(raw) == {}
+        assert {r.partition(b" HTTP")[0] for r in wire.requests["127.0.0.1"]} == {b"GET /"}
+
+
 def test_a_password_that_is_closed_here_is_not_replaced(
     espcli: Cli, fleet: Store, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,18 @@
 """Laws of `espnet.store.credentials` and `espnet.store.sealing`: what opens boards, and how it is kept."""
 
 import base64
+import shutil
+import socket
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import redis
-from board_wire import status_body
+from board_wire import eventually, status_body
 from conftest import RedisProcess
 
 from espnet.credential import Credential, Password, new_password
@@ -348,11 +352,46 @@ def test_a_redis_that_refuses_a_password_does_not_say_which(
     store.close()
 
 
+def test_a_replica_has_a_password_before_a_board_is_told(own_redis: RedisProcess) -> None:
+    """So that one that takes over can still control the board."""
+    folder = Path(tempfile.mkdtemp(prefix="espnet-", dir="/tmp"))
+    second = RedisProcess(folder, durable=False)
+    second.start()
+    with redis.Redis.from_url(own_redis.url) as first, redis.Redis.from_url(second.url) as raw:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        first.config_set("port", port)
+        first.config_set("repl-diskless-sync-delay", 0)
+        raw.replicaof("127.0.0.1", port)  # type: ignore[no-untyped-call]
+        eventually(lambda: raw.info("replication")["master_link_status"] == "up")
+        store, heir = Store(own_redis.url), Store(second.url)
+        for number in range(5):
+            store.add_password("b1", a_password(number))
+            assert heir.credential("b1").passwords[bool(number)] == a_password(number)
+        store.close()
+        heir.close()
+    second.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("how", ["always", "everysec", "no"])
+def test_however_redis_syncs_a_password_is_kept_at_once(own_redis: RedisProcess, how: str) -> None:
+    """Also where it leaves that to the system: nobody waits for what will not come."""
+    with redis.Redis.from_url(own_redis.url) as raw:
+        raw.config_set("appendfsync", how)
+    store = Store(own_redis.url)
+    store.add_password("b1", a_password(1))
+    assert kept(store) == ["1"]
+    store.close()
+
+
 def test_a_redis_that_cannot_say_what_is_on_disk_takes_passwords_too(
     redis_url: str, raw: redis.Redis
 ) -> None:
-    """One before 7.2, one without an append-only file: it is not asked twice."""
-    raw.execute_command("ACL", "SETUSER", "old", "on", "nopass", "~*", "+@all", "-waitaof")  # type: ignore[no-untyped-call]
+    """One before 7.2, one without an append-only file, one whose user may ask little."""
+    raw.execute_command(
+        "ACL", "SETUSER", "old", "on", "nopass", "~*", "+@all", "-waitaof", "-config"
+    )  # type: ignore[no-untyped-call]
     password = new_password()
     for url in (redis_url, redis_url.replace("unix://", "unix://old:x@")):
         store = Store(url)

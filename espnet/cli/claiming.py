@@ -42,8 +42,11 @@ class How(NamedTuple):
 
 def typed_password() -> Password:
     """A password from the terminal, or from standard input: its first line."""
+    text = ""
     try:
-        if sys.stdin.isatty():
+        if sys.stdin is None:
+            pass  # closed by the caller: `espcli … <&-`
+        elif sys.stdin.isatty():
             import getpass
 
             text = getpass.getpass("The board's password: ")
@@ -53,7 +56,7 @@ def typed_password() -> Password:
     except UnicodeError:
         raise UsageError("What was given as the password is not UTF-8 text.") from None
     except EOFError:
-        text = ""
+        pass
     if not text:
         raise UsageError("No password was given; type it, or write it to standard input.")
     return Password(text)
@@ -266,7 +269,9 @@ def _send(session: Session, address: str, call: Call, login: Login | None) -> by
     try:
         return client.send(address, call, session.config.timeout_s, login)
     except BoardError as error:
-        if error.kind != "denied" or error.status == 429:
+        # 409: somebody else claimed it between our look at it and this.
+        is_claimed = error.status == 409 and call.path == "/claim"
+        if not is_claimed and (error.kind != "denied" or error.status == 429):
             raise
         raise BoardError(
             address,

@@ -117,8 +117,8 @@ class Credentials(Registry):
 
         A board that took a password which Redis then forgot could only be opened with a cable. What is
         asked for is this connection's writes, and a store is one thread's. A Redis older than 7.2 cannot
-        be asked: there its sync, once a second, is waited out. Without an append-only file there is nothing
-        to wait for; `espcli doctor` says what that means.
+        be asked: there its sync, once a second, is waited out. Without an append-only file, or where
+        syncing is left to the system, there is nothing to wait for; `espcli doctor` says what that means.
         """
         replicas = int(self._redis.info("replication").get("connected_slaves", 0))
         if replicas and self._redis.wait(1, _SETTLED_MS) < 1:
@@ -126,6 +126,11 @@ class Credentials(Registry):
                 f"No replica of Redis took a new password within {_SETTLED_MS / 1000:g} s, so no board "
                 "was told of it; try again when Redis is well."
             )
+        try:
+            if self._redis.config_get("appendfsync").get("appendfsync") == "no":
+                return
+        except ResponseError:
+            pass  # this user may not ask; most sync every second
         try:
             on_disk, _ = self._redis.execute_command("WAITAOF", 1, 0, _SETTLED_MS)
         except ResponseError:

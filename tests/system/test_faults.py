@@ -58,7 +58,7 @@ def shared_house(redis_server: RedisProcess, many_boards: list[Board]) -> Iterat
         folder, redis_server.url, ESPNET_INTERVAL=str(INTERVAL_S), ESPNET_TIMEOUT=str(TIMEOUT_S)
     )
     porch, attic, flaky = many_boards[:3]
-    for board in (porch, attic, flaky):
+    for board in many_boards:
         board.clear()
         board.unclaim()
     flaky.set(dht={4: (21.5, 40)})
