@@ -20,8 +20,8 @@ import structlog
 
 from espnet import inputs, trip
 from espnet.clock import Clock
-from espnet.credential import Credential
-from espnet.errors import BoardError, StoreUnavailable
+from espnet.credential import Credential, Password
+from espnet.errors import BoardError, CredentialClosed, StoreUnavailable
 from espnet.model import Device, Input, Threshold
 from espnet.store import BATCH, Claim, Grant, Poll, Store
 from espnet.visit import Target, act, gather
@@ -228,6 +228,16 @@ class Collector:
         for target in wanting:
             target.log_in(found.get(target.device.id, Credential(problem="is gone from Redis")))
 
+    async def _prefer(self, device: Device, password: Password) -> None:
+        """A change of the password was cut off, and the board has another one than the likeliest: people who
+        ask for it shall be shown that one."""
+        try:
+            await self._in_thread(lambda: self._store.prefer_password(device.id, password))
+        except CredentialClosed:
+            pass  # somebody sealed it meanwhile, under a key that is not ours
+        except StoreUnavailable as error:
+            self._outage.began(error)
+
     async def _others(self, claims: Sequence[Claim]) -> dict[str, Input] | None:
         """What the thresholds of a batch look at beyond their own boards, in one round trip.
 
@@ -281,6 +291,8 @@ class Collector:
             self._observe(self._clock.monotonic() - began)
             return self._failed(claim, target, error)
         poll_s = round(self._clock.monotonic() - began, 6)
+        if (password := target.found) is not None:
+            await self._prefer(device, password)
         self._observe(poll_s)
         reading = sight.reading(
             poll_s=poll_s,

@@ -27,7 +27,7 @@ from espnet.board.calls import (
 from espnet.board.digest import Login
 from espnet.board.link import Link, request_bytes
 from espnet.clock import Clock
-from espnet.credential import Credential
+from espnet.credential import Credential, Password
 from espnet.errors import BoardError
 from espnet.model import (
     Decision,
@@ -235,6 +235,12 @@ class Target:
             except BoardError as error:
                 sight.adc_errors[pin] = self.said(error)
         return sight
+
+    @property
+    def found(self) -> Password | None:
+        """The password that the board takes, where it is not the one that is tried first."""
+        login = self.link.login
+        return login.password if login is not None and login.is_another else None
 
     async def order(self, request: bytes, timeout_s: float) -> bytes:
         """The answer to a request that takes the password; raises `BoardError`, also where the answer does

@@ -376,8 +376,8 @@ def test_an_override_that_ended_says_nothing_and_goes(
 # --- what is shown ------------------------------------------------------------------------------
 
 WHY = {
-    "device", "pin", "state", "level", "age_s", "wanted", "winner", "losers", "next_change", "last_write",
-    "lease", "safe",
+    "denied", "device", "pin", "state", "level", "age_s", "wanted", "winner", "losers", "next_change",
+    "last_write", "lease", "safe",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import redis
 import structlog
 import uvloop
 from board_wire import Say, Wire, answer, status_body
-from claiming import PIN, Cli, switch
+from claiming import PIN, Cli
 from firmware.digest_client import claim_by_hand
 from firmware.firmware_client import FIRMWARE, ask
 
@@ -265,7 +265,8 @@ def test_a_board_that_denies_is_read_and_not_touched(
         assert [request.status for request in board.requests] == [200] * 4
         reading = house.reading()
         assert (reading.dht22, set(reading.dht22_errors)) == ({}, {"air"})
-        assert reading.dht22_errors["air"] == house.problem() == house.denied()
+        assert reading.dht22_errors["air"] == house.denied()
+        assert "nothing is set: porch does not take" in espcli("why", "porch", str(PIN))
         assert board.pin(PIN).level == 0
         assert espcli.access("porch") == "denied"
         (board.flash / "claim.json").write_text(json.dumps(mine))
@@ -351,8 +352,9 @@ def test_a_private_board_that_denies_is_a_board_that_is_lost(
     assert events == ["board.denied", "board.lost", "board.back"]
 
 
-def test_a_board_that_was_opened_is_governed_on(espcli: Cli, board: Board, redis_url: str) -> None:
-    """By a cable, while the collector runs: shown as open, its jobs go on; claimed again, as before."""
+def test_a_board_that_was_opened_decides_nothing(espcli: Cli, board: Board, redis_url: str) -> None:
+    """By a cable, or something else answers in its place: it is read, shown as open, and no job acts on what
+    it says; claimed again, all is as before."""
     espcli("register", board.address, "porch")
     govern(espcli, "porch")
 
@@ -361,12 +363,12 @@ def test_a_board_that_was_opened_is_governed_on(espcli: Cli, board: Board, redis
         await asyncio.to_thread(board.unclaim)
         assert board.pin(PIN).level == 0
         await house.poll()
-        assert (house.denied(), board.pin(PIN).level) == ("", 1)
+        assert house.denied() == "is open, though EspNet gave it a password"
+        assert (house.reading().is_doubted, board.pin(PIN).level) == (True, 0)
         assert espcli.access("porch") == "open"
-        assert switch(board, None, 0) == 200
-        await house.poll()
-        assert board.pin(PIN).level == 1
-        await asyncio.to_thread(espcli, "device", "porch", "credentials", "claim")
+        claim = ("device", "porch", "credentials", "claim")
+        assert "--again" in await asyncio.to_thread(lambda: espcli(*claim, code=1))
+        await asyncio.to_thread(espcli, *claim, "--again")
         await house.poll(2)
         assert espcli.access("porch") == "claimed"
         assert (house.denied(), board.pin(PIN).level) == ("", 1)
@@ -389,7 +391,6 @@ def test_a_seal_that_does_not_open_is_said_and_costs_control_only(
         await house.poll(3)
         for board, name in zip(boards, ("porch", "attic"), strict=True):
             assert "ESPNET_SECRET_KEY" in house.denied(name)
-            assert house.problem(name) == house.denied(name)
             assert board.pin(PIN).level == 0
             # Nothing was sent that the board could take for a guess.
             assert paths(board).count("/gpio") == 0
@@ -440,7 +441,7 @@ def impostor(wire: Wire, info: str, **status: object) -> None:
 def test_a_board_that_does_not_prove_itself_is_not_believed(
     info: str, redis_url: str, espcli: Cli
 ) -> None:
-    """From the first poll on: no reading, no write; `wrong_id`, which says so."""
+    """From the first poll on: what it says is shown, with the reason, and nothing is written."""
     with Wire() as wire:
         impostor(wire, info)
         store = Store(redis_url)
@@ -455,32 +456,39 @@ def test_a_board_that_does_not_prove_itself_is_not_believed(
 
         async def law(house: House) -> None:
             await house.poll()
-            fault = house.store.view("porch").fault
-            assert fault is not None
-            assert fault.kind == "wrong_id"
-            assert "does not prove" in fault.what
-            assert house.reading().at == 0
+            assert house.store.view("porch").fault is None
+            assert "does not prove" in house.denied()
+            assert house.reading().is_doubted
 
         living(redis_url, law)
         assert not [r for r in wire.requests["127.0.0.1"] if r.startswith(b"POST")]
         store.close()
 
 
+@pytest.mark.parametrize("above", [0, 1, 10**12], ids=["at", "above", "far_above"])
 def test_a_fence_that_somebody_made_up_costs_that_board_only(
-    espcli: Cli, boards: list[Board], redis_url: str, raw: redis.Redis
+    above: int, espcli: Cli, boards: list[Board], redis_url: str, raw: redis.Redis
 ) -> None:
     """An open board that took an impossible number refuses what it should do, with the reason; the counter of
-    all is not lifted, and the other boards work."""
+    all is not lifted, and the other boards work. The highest that is believed is followed, by all boards."""
     espcli("register", boards[0].address, "open", "--open")
     espcli("register", boards[1].address, "claimed")
     govern(espcli, "open", "claimed")
-    made_up = MAX_FENCE_SEEN + 1
+    made_up = MAX_FENCE_SEEN + above
     assert ask(boards[0], "GET", f"/?fence={made_up}").status == 200
     assert ask(boards[1], "GET", f"/?fence={made_up}").status == 401
 
     async def law(house: House) -> None:
         before = int(raw.get("espnet:fence") or 0)  # type: ignore[arg-type]
         await house.poll(3)
+        if not above:
+            assert [board.pin(PIN).level for board in boards] == [1, 1]
+            assert int(raw.get("espnet:fence") or 0) > made_up  # type: ignore[arg-type]
+            words = ("override", str(PIN), "off", "--for", "1h")
+            await asyncio.to_thread(espcli, "device", "claimed", *words)
+            await house.poll(2)
+            assert [board.pin(PIN).level for board in boards] == [1, 0]
+            return
         assert "restart the board" in house.problem("open")
         assert [board.pin(PIN).level for board in boards] == [0, 1]
         assert int(raw.get("espnet:fence") or 0) - before < 20  # type: ignore[arg-type]
@@ -490,4 +498,4 @@ def test_a_fence_that_somebody_made_up_costs_that_board_only(
         assert [board.pin(PIN).level for board in boards] == [1, 1]
 
     log = living(redis_url, law)
-    assert [event["event"] for event in log].count("pin.refused") == 1
+    assert [event["event"] for event in log].count("pin.refused") == bool(above)

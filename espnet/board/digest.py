@@ -71,6 +71,11 @@ class Login:
         """The one that requests are signed with; None before a challenge."""
         return self._passwords[self._index] if self._nonce else None
 
+    @property
+    def is_another(self) -> bool:
+        """Whether the board refused the first password, and proved that it has the present one."""
+        return self._index != 0 and self.is_proved
+
     def sign(self, method: bytes, target: bytes, body: bytes = b"") -> bytes:
         """The value of an ``Authorization`` header for this one request; empty before a challenge."""
         if not self._nonce:

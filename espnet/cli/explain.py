@@ -142,6 +142,7 @@ def explained(session: Session, view: View, pin: int) -> tuple[dict[str, Any], s
         "last_write": msgspec.to_builtins(write) if write else None,
         "lease": msgspec.to_builtins(lease) if lease else None,
         "safe": device.safe.get(pin, "low"),
+        "denied": reading.denied or None if reading else None,
     }
     return data, "\n".join(_screen(known, pin, data, decision))
 
@@ -168,6 +169,8 @@ def _screen(
     else:
         winner = decision.winner
         yield f"  should be    {_LEVELS[decision.level]}"
+        if data["denied"]:
+            yield f"  but          nothing is set: {view.device.name} {data['denied']}"
         yield f"  because      {_said(winner)}"
         for loser in decision.losers:
             yield f"  against      {_said(loser)}"
