@@ -48,15 +48,18 @@ def read(request):
 
 
 class _Source:
-    """The bytes of a list of pieces, one at a time; `next` is the one that comes, or _END."""
+    """The bytes of a list of pieces, one at a time; `next` is the one that comes, or _END.
+
+    The list is used up.
+    """
 
     def __init__(self, pieces):
         self._bytes = self._each(pieces)
         self.next = next(self._bytes, _END)
 
     def _each(self, pieces):
-        for piece in pieces:
-            yield from piece
+        while pieces:
+            yield from pieces.pop(0)  # its memory is free then
 
     def take(self):
         """Pass over the next byte and return it."""
@@ -196,7 +199,7 @@ def _json_word(text):
     if text in _WORDS:
         return _WORDS[text]
     digits = text[1:] if text.startswith("-") else text
-    if digits[:1].isdigit() and (digits[0] != "0" or digits[1:2] in ("", ".", "e", "E")):
+    if digits[:1].isdigit() and (digits[:1] != "0" or digits[1:2] in ("", ".", "e", "E")):
         try:
             return int(text) if digits.isdigit() and len(digits) <= 19 else float(text)
         except ValueError:

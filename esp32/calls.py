@@ -7,6 +7,7 @@ is the contract in full; it is compatible with the boards of 2021.
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
 
 import binascii
+import gc
 import os
 
 import auth
@@ -24,7 +25,6 @@ _HOST_FILE = "host.json"
 _PAGE_PIECE = const(512)
 _SAMPLES_DEFAULT = const(20)
 _LEASE_MAX_S = const(86400)
-_BY_MAX = const(40)
 _FENCE = ("fence", 1, 10**15)  # name and range of the field
 
 
@@ -88,16 +88,17 @@ class Calls:
             pieces.close()
         except OSError:
             name = "ui.html"
-        tag = request.headers[5]
-        known = tag and f"ETag: {tag}\r" in request.header
-        pieces = _file_pieces("" if known else name)
-        return Stream("text/html; charset=utf-8", os.stat(name)[6], pieces, 304 if known else 200)
+        known = request.headers[5]  # the ETag, in quotes, of the page that the browser has
+        status = 304 if known[:1] == '"' and known in request.header else 200
+        pieces = _file_pieces("" if status == 304 else name)
+        return Stream("text/html; charset=utf-8", os.stat(name)[6], pieces, status)
 
     async def details(self, request):
         """GET /details: what the page tells people beside the status; no collector asks for it."""
+        gc.collect()  # or what is loaded would lie amid the free heap, and cut it in two
         import details  # on most days nobody opens the page
 
-        return details.answer(self.id, self.leases.notes, self.clock.uptime_s())
+        return details.answer(self.id, self.leases, self.clock.uptime_s())
 
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
@@ -115,15 +116,18 @@ class Calls:
                 raise Refusal(422, "lease_s goes with value 1 only", "lease_s")
         elif "safe" in body:
             raise Refusal(422, "safe goes with lease_s only", "safe")
-        by = fields.text(body, "by", _BY_MAX) if "by" in body else ""
+        by = fields.text(body, "by", 40) if "by" in body else ""
         fence = self._check_fence(body)
         by = by or ("a controller" if fence else "somebody")
-        planned = self.leases.planned(pins, lease_s, safe, by, bool(fence))
+        by = self.leases.kept(by)
+        moment = self.clock.uptime_s() << 1 | bool(fence)
+        leases = self.leases.planned(pins, lease_s, safe)
         try:
             levels = hardware.set_pins(pins, value)
         except hardware.HardwareError as error:
             raise Refusal(503, str(error), "pin")
-        self.leases.adopt(planned)
+        self.leases.adopt(leases)
+        self.leases.note(pins, by, moment)
         gpio = {str(pin): levels[pin] for pin in levels}
         return {"id": self.id, "status": "OK", "gpio": gpio}
 
@@ -195,18 +199,18 @@ class Calls:
         claim.take(request, body)
         return {"id": self.id, "status": "OK"}
 
-    def _check_fence(self, body, measured=None):
+    def _check_fence(self, body, pin=None):
         """The fence of a call, 0: none; an outdated one is refused. The last check before acting.
 
-        A pin that is `measured` with is where the measurement leaves it, whoever set it before.
+        `pin` is measured with: it is then where that leaves it, whoever set it before.
         """
         fence = fields.whole(body, *_FENCE) if "fence" in body else 0
         if not self.leases.admit(fence):
             newest = self.leases.fence
             error = f"fence {fence} is outdated, {newest} was here: another controller took over"
             raise Refusal(409, error, "fence", "", {"fence": newest})
-        if measured is not None:
-            self.leases.notes = self.leases.noted((measured,), "a measurement", False)
+        if pin is not None:
+            self.leases.note((pin,), "a measurement", self.clock.uptime_s() << 1)
         return fence
 
     def _check_unleased(self, pin, name):

@@ -16,8 +16,6 @@ import flash
 from micropython import const
 
 FILE = "crash.json"
-_CALLS_MAX = const(8)  # the innermost ones
-_MESSAGE_MAX = const(100)
 _REST_S = const(600)
 
 text = ""  # of this boot's last crash
@@ -26,7 +24,7 @@ _resting = False
 
 
 class _Calls(io.IOBase):
-    """A file that keeps, of a traceback written into it, the last lines that name a call."""
+    """A file that keeps, of a traceback written into it, the last 8 lines that name a call."""
 
     def __init__(self):
         self.lines = ["Traceback (most recent call last):\n"]
@@ -38,7 +36,7 @@ class _Calls(io.IOBase):
             if self.line[-1:] == "\n":
                 if self.line[:7] == "  File ":
                     self.lines.append(self.line)
-                    if len(self.lines) > _CALLS_MAX + 1:
+                    if len(self.lines) > 9:
                         del self.lines[1]
                 self.line = ""
         return len(data)
@@ -49,7 +47,7 @@ def keep(error):
     global text, at_s
     last = type(error).__name__
     if not isinstance(error, (KeyError, ValueError)):
-        last = f"{last}: {error}"[:_MESSAGE_MAX]
+        last = f"{last}: {error}"[:100]
     calls = _Calls()
     sys.print_exception(error, calls)
     text = "".join(calls.lines) + last

@@ -1,7 +1,7 @@
 """What the page tells people beside the status: GET /details. Loaded when it is asked for.
 
 The answer is made in pieces, each smaller than a request's head, and twice: to know its length, and
-to send it. So all that goes in is fixed beforehand; nobody changes notes that were handed out.
+to send it. So all that goes in is fixed beforehand.
 """
 
 import json
@@ -20,8 +20,8 @@ if not isinstance(_name, str):
     _name = ""
 
 
-def answer(board_id, notes, now_s):
-    """The Stream of a board's details; `notes` as Leases has them, `now_s` on their clock."""
+def answer(board_id, leases, now_s):
+    """The Stream of a board's details; `now_s` is the uptime."""
     notices = []  # sentences that people should read: whatever has one to say is asked here
     if hardware.reset_cause() == "watchdog":
         notices.append("The board no longer did its work, so its watchdog restarted it.")
@@ -36,19 +36,20 @@ def answer(board_id, notes, now_s):
     if text:  # that of an earlier boot: nobody knows how long ago
         ago_s = now_s - crash.at_s if crash else None
         board["crash"] = {"text": text, "ago_s": ago_s}
-    known = (board, notes, now_s, hardware.driven())
+    known = (board, leases.setters[:], leases.moments[:], now_s, hardware.driven())
     return Stream(JSON, sum([len(piece) for piece in _pieces(*known)]), _pieces(*known))
 
 
-def _pieces(board, notes, now_s, driven):
+def _pieces(board, setters, moments, now_s, driven):
     """The answer's JSON, as bytes."""
     text = json.dumps(board)[:-1]
     before = ', "pins": {'
     for number in hardware.READABLE:
         pin = {"mode": "out" if driven >> number & 1 else "in"}
-        if number in notes:
-            then_s, pin["by"], pin["governed"] = notes[number]
-            pin["ago_s"] = now_s - then_s
+        if setters[number]:
+            pin["by"] = setters[number]
+            pin["ago_s"] = now_s - (moments[number] >> 1)
+            pin["governed"] = bool(moments[number] & 1)
         text += f'{before}"{number}": {json.dumps(pin)}'
         before = ", "
         if len(text) > _PIECE:

@@ -12,6 +12,9 @@ A note says who set a pin last, and whether with a fence: for people to read, it
 Nothing here touches hardware: `drive(pin, level)` is handed in, and so is the clock.
 """
 
+import gc
+from array import array
+
 LEVELS = {"low": 0, "high": 1, "hold": None}
 
 
@@ -21,7 +24,8 @@ class Leases:
         self.fence = 0  # the highest seen since boot
         self._clock = clock
         self._drive = drive
-        self.notes = {}  # {pin set since boot: (uptime in s, by whom, whether with a fence)}
+        self.setters = [None] * 40  # by pin, of those set since boot: who set it last
+        self.moments = array("I", bytes(160))  # and when: twice the uptime in s; odd: with a fence
         self._leases = {}  # {pin: (ends at, in ms of the clock; length in ms; safe level's name)}
 
     def admit(self, fence):
@@ -36,19 +40,25 @@ class Leases:
     def __contains__(self, pin):
         return pin in self._leases
 
-    def noted(self, pins, by, governed):
-        """What the notes will be after `by` set `pins`. Never changes notes that somebody has."""
-        notes = self.notes.copy()
-        for _, other, _ in notes.values():
-            if other == by:
-                by = other  # one text for all that they have set
-        note = (self._clock.uptime_s(), by, governed)
-        for pin in pins:
-            notes[pin] = note
-        return notes
+    def kept(self, by):
+        """`by` as notes keep it: one text a name, made after a collection.
 
-    def planned(self, pins, lease_s, safe, by, governed):
-        """What leases and notes will be after `pins` were written with `lease_s` (0: no lease).
+        So it lies at the start of the heap. Anywhere else it would cut the free rest in two.
+        """
+        for setter in self.setters:
+            if setter == by:
+                return setter
+        gc.collect()
+        return by.encode().decode()
+
+    def note(self, pins, by, moment):
+        """Note that `by` (as `kept`) has set `pins` at a `moment`; needs no memory."""
+        for pin in pins:
+            self.setters[pin] = by
+            self.moments[pin] = moment
+
+    def planned(self, pins, lease_s, safe):
+        """What the leases will be after `pins` were written with `lease_s` (0: without a lease).
 
         Made before the pins are driven and put in force by `adopt` after it: adopting needs no
         memory, so no pin is ever on without the lease that it was to have.
@@ -60,11 +70,11 @@ class Leases:
                 leases[pin] = (self._clock.now_ms() + length_ms, length_ms, safe)
             else:
                 leases.pop(pin, None)
-        return leases, self.noted(pins, by, governed)
+        return leases
 
     def adopt(self, planned):
-        """Put planned leases and notes in force."""
-        self._leases, self.notes = planned
+        """Put planned leases in force."""
+        self._leases = planned
 
     def renew(self):
         """Begin every lease anew, at its full length."""
@@ -80,7 +90,8 @@ class Leases:
             if ends_ms <= now_ms and self._let_go(pin, safe):
                 self.expired += 1
                 if safe != "hold":
-                    self.notes = self.noted((pin,), "end of lease", self.notes[pin][2])
+                    moment = self._clock.uptime_s() << 1 | self.moments[pin] & 1
+                    self.note((pin,), "end of lease", moment)
 
     def let_go(self):
         """Set every leased pin to its safe level: the program ends and can renew nothing."""

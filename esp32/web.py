@@ -127,7 +127,7 @@ class _Connection:
             self.rest = self.rest[length:]
             length -= len(pieces[0])
         while length:
-            piece = await self.receive(min(length, _PIECE_MAX))
+            piece = await self.receive(min(length, 256))  # small ones are easy to come by
             if not piece:
                 raise Refusal(400, f"the body ended {length} bytes before its Content-Length")
             pieces.append(piece)

@@ -52,7 +52,8 @@ def make_board(tmp_path: Path) -> Iterator[MakeBoard]:
 
 @pytest.fixture(scope="session")
 def shared_board() -> Iterator[Board]:
-    with Fleet(1) as fleet:
+    # Compiled, as `make put` brings it: in the end it has been asked everything, so all is loaded.
+    with Fleet(1, compiled=True) as fleet:
         yield fleet[0]
 
 

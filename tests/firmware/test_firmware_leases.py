@@ -294,8 +294,8 @@ def test_leases_survive_the_wrap(before_wrap: int) -> None:
     driven = []
     clock = Clock(ticks_ms, ticks_diff)
     leases = Leases(clock, lambda pin, level: driven.append([pin, level]))
-    leases.adopt(leases.planned([4], 15, "low", "test", True))
-    leases.adopt(leases.planned([5], 30, "high", "test", True))
+    leases.adopt(leases.planned([4], 15, "low"))
+    leases.adopt(leases.planned([5], 30, "high"))
     advance(14999)
     leases.expire()
     first = list(driven)
@@ -328,7 +328,7 @@ def test_a_pin_that_cannot_be_set_is_tried_again() -> None:
         driven.append([pin, level])
     clock = Clock(ticks_ms, ticks_diff)
     leases = Leases(clock, drive)
-    leases.adopt(leases.planned([4, 5], 1, "low", "test", True))
+    leases.adopt(leases.planned([4, 5], 1, "low"))
     import sys
     found = []
     builtins_print, print_ = print, lambda *a: None
