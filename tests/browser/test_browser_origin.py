@@ -16,7 +16,7 @@ from espnet.simulator.fleet import Board
 from .conftest import fleet
 from .person import button, expect, log_in
 
-FENCE = 999_999_999_999_999_999
+FENCE = 999_999_999_999_999
 LOGIN = {"username": "espnet", "password": PASSWORD}
 
 #: All that a page can do to make its visitor's browser send something, one after the other. What makes the
