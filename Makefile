@@ -38,8 +38,17 @@ $(VENV)/.synced: Pipfile Pipfile.lock
 demo: setup ## three simulated boards, Redis, an intake and the collector, live (SECONDS=20 ends by itself)
 	@./espcli demo $(if $(SECONDS_),--seconds $(SECONDS_))
 
-test: setup lint $(AXE) ## every check and every test
+test: setup lint $(AXE) ## every check and every test (ARGS="…" goes to pytest)
+ifneq ($(ARGS),)
 	@$(BIN)/python -m pytest $(ARGS)
+else
+# The tests from end to end mostly wait, the others mostly compute: side by side they take half the time.
+	@mkdir -p build
+	@$(BIN)/python -m pytest --ignore tests/system -p no:cacheprovider >build/tests.log 2>&1 & others=$$!; \
+	$(BIN)/python -m pytest tests/system; failed=$$?; \
+	wait $$others || failed=$$?; \
+	cat build/tests.log; exit $$failed
+endif
 
 # What checks the page's accessibility. Without npm, or a network, that check is skipped here and fails in CI.
 $(AXE): tests/browser/package.json tests/browser/package-lock.json

@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 import structlog
 
 from espnet import server
 from espnet.store import Store
+
+# How long an example takes says something about the machine and what else it does, and nothing about the law.
+hypothesis.settings.register_profile("espnet", deadline=None)
+hypothesis.settings.load_profile("espnet")
 
 # A shell that starts the suite in the background ignores SIGINT for it, and children would inherit that:
 # the tests that interrupt a program would wait for ever.

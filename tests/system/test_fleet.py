@@ -1,6 +1,5 @@
 """A fleet of thirty boards under one collector."""
 
-import statistics
 import time
 from collections.abc import Iterator
 
@@ -45,9 +44,11 @@ def test_thirty_boards_are_polled_evenly(world: World, thirty: list[Board]) -> N
     assert min(thirds) > 0, thirds
     fullest = max(sum(start <= place < start + 0.05 for place in places) for start in places)
     assert fullest < len(places) / 3
-    # A board keeps its place in the second.
+    # A board keeps its place in the second: of polls anywhere in it, half would be so near to each other,
+    # and that seven tenths are, by chance, at all thirty boards, does not happen.
     for own in times:
-        assert statistics.pstdev(at_s - n for n, at_s in enumerate(own)) < 0.3
+        near = [sum(min((a - b) % 1, (b - a) % 1) < 0.25 for b in own) for a in own]
+        assert max(near) >= 0.7 * len(own), own
     assert len(world.json("devices")) == 30
     assert {row["state"] for row in world.json("devices")} == {"online"}
     world.require_balance()
