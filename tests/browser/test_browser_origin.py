@@ -1,6 +1,7 @@
 """Other people's pages, in a browser that is logged in to the board: by the page, or by its own prompt."""
 
 import contextlib
+import http.client
 import shutil
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from firmware.digest_client import PASSWORD, Person, claim_by_hand
-from firmware.firmware_client import FIRMWARE, ask
+from firmware.firmware_client import FIRMWARE, ask, until
 
 from espnet.simulator.fleet import Board
 
@@ -94,7 +95,14 @@ def attack(page: Any, board: Board, origin: str) -> None:
 
 
 def unharmed(board: Board) -> bool:
-    status = Person(board).ask("GET", "/").json
+    """What the board says when the browser has let go of its places."""
+
+    def look() -> Any:
+        with contextlib.suppress(OSError, http.client.HTTPException, KeyError):
+            answer = Person(board).ask("GET", "/")
+            return answer.json if answer.status == 200 else None
+
+    status = until(look)
     return (board.pin(4).level, status["gpio"]["4"], status["fence"]) == (0, 0, 0)
 
 

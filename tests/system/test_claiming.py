@@ -16,7 +16,7 @@ from espnet.simulator import Board
 
 from . import forked
 from .governing import PIN, SLACK_S, add_timer, wait_level, wait_polls
-from .world import World, gaps, polls
+from .world import World, gaps, polls, wait_for
 
 
 def password_of(world: World, name: str) -> str:
@@ -231,21 +231,15 @@ FAULTS = ("hang_body", "http_500", "truncated", "rst", "reset")
 def test_a_board_that_fails_while_it_is_claimed_or_changed_is_not_lost(
     fault: str, world: World, board: Board
 ) -> None:
-    """Before or after it has taken the password: repeated, both commands end well."""
-    board.fault(fault, count=1, path="/claim")
-    words = ("register", board.address, "porch")
-    attempt(world, *words)
-    board.clear()
-    board.wait_ready()
-    world.espcli(*words)
-    board.fault(fault, count=1, path="/claim")
+    """Before or after it has taken the password: repeated when it answers, both commands end well."""
     rotate = ("device", "porch", "credentials", "rotate")
-    attempt(world, *rotate)
-    board.clear()
-    board.wait_ready()
-    with world.store() as store:
-        place_of(board, store)
-    world.espcli(*rotate)
+    for words in (("register", board.address, "porch"), rotate):
+        board.fault(fault, count=1, path="/claim")
+        attempt(world, *words)
+        board.clear()
+        with world.store() as store:
+            place_of(board, store)
+        wait_for("it answers", lambda words=words: attempt(world, *words))
     require_control(world, board, "porch")
 
 

@@ -123,7 +123,7 @@ def _keys_with(client: redis.Redis, text: str) -> list[str]:
     found = []
     for key in client.scan_iter("*"):
         kind = client.type(key)
-        if kind == b"stream":
+        if kind in (b"stream", b"none"):  # none: a lock that ended just now
             continue
         held = {
             b"string": lambda key=key: client.get(key),
