@@ -20,7 +20,7 @@ import structlog
 
 from espnet import inputs, trip
 from espnet.clock import Clock
-from espnet.credential import Credential, Password
+from espnet.credential import Password
 from espnet.errors import BoardError, CredentialClosed, StoreUnavailable
 from espnet.model import Device, Input, Threshold
 from espnet.store import BATCH, Claim, Grant, Poll, Store
@@ -35,6 +35,8 @@ RETRY_COMMIT_S = 0.5
 COMMIT_MARGIN_S = 5.0
 #: A link whose device was not claimed here for so long is closed: another collector has it now.
 FORGET_LINK_S = 120.0
+#: For so long a board whose password we cannot get is left to other collectors, in seconds.
+LOCKED_OUT_S = 1.0
 #: Most polls in flight at once; each is one socket.
 MAX_IN_FLIGHT = 1024
 
@@ -201,12 +203,8 @@ class Collector:
         return Tick(len(claims) - failed, failed, void)
 
     async def _log_in(self, claims: Sequence[Claim]) -> None:
-        """Fetches the passwords of boards that are new here, or have another one.
-
-        Where Redis does not say, or the seal does not open, the board is polled without one, and the
-        next poll asks again.
-        """
-        now_s, known = self._clock.monotonic(), self._targets
+        """Fetches the passwords of boards that are new here, have another one, or refused theirs."""
+        known = self._targets
         wanting = [
             self._target(claim.device)
             for claim in claims
@@ -214,7 +212,7 @@ class Collector:
             and (
                 (target := known.get(claim.device.id)) is None
                 or target.device is not claim.device
-                or target.wants_login(now_s)
+                or target.wants_login
             )
         ]
         if not wanting:
@@ -226,7 +224,7 @@ class Collector:
             self._outage.began(error)
             return
         for target in wanting:
-            target.log_in(found.get(target.device.id, Credential(problem="is gone from Redis")))
+            target.log_in(found.get(target.device.id))
 
     async def _prefer(self, device: Device, password: Password) -> None:
         """A change of the password was cut off, and the board has another one than the likeliest: people who
@@ -285,6 +283,9 @@ class Collector:
         device = claim.device
         target = self._target(device)
         began = self._clock.monotonic()
+        if target.is_locked_out:
+            # Another collector may have the key. Nothing is asked, and nothing is said of the board.
+            return Poll(claim.grant, self._clock.now() + LOCKED_OUT_S)
         try:
             sight = await target.read(claim, self._clock, self._timeout_s)
         except BoardError as error:
@@ -300,7 +301,7 @@ class Collector:
             collector=self._holder,
         )
         memory = None
-        if claim.jobs and others is not None and not sight.is_doubted:
+        if claim.jobs and others is not None:
             given = gather(claim, sight, reading, others)
             if not target.is_settled(claim, sight, given):
                 memory, wrote = await act(
@@ -349,8 +350,12 @@ class Collector:
 
     def _forget_links(self) -> None:
         """Closes the links of devices that are no longer claimed here."""
-        horizon = self._clock.monotonic() - FORGET_LINK_S
-        for device_id in [i for i, t in self._targets.items() if t.claimed_at < horizon]:
+        now_s = self._clock.monotonic()
+        for device_id in [
+            device_id
+            for device_id, target in self._targets.items()
+            if now_s - target.claimed_at > max(FORGET_LINK_S, 3 * target.interval_s)
+        ]:
             self._targets.pop(device_id).link.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

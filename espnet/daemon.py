@@ -228,7 +228,7 @@ class Daemon:
                 "passwords.closed",
                 boards=len(closed),
                 reason=closed[0],
-                effect="these boards are read, not controlled",
+                effect="these boards are left to other collectors",
             )
 
     async def _beat(

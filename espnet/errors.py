@@ -91,8 +91,9 @@ class BoardError(EspNetError):
     """A board did not do what was asked.
 
     ``kind`` is the reason in one word, stable for programs: ``refused``, ``unreachable``,
-    ``timeout``, ``closed``, ``http``, ``denied`` (it wants a password, or another one), ``not_json``,
-    ``bad_answer``, ``wrong_id``, ``too_large``.
+    ``timeout``, ``closed``, ``http``, ``denied`` (it wants a password, or another one),
+    ``unproved`` (it does not prove that it knows its password), ``unclaimed`` (it has none any more),
+    ``not_json``, ``bad_answer``, ``wrong_id``, ``too_large``.
     ``status`` is the HTTP status where there was one. ``field`` is the field that the board
     complained of, where it named one.
     """

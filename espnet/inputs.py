@@ -107,8 +107,6 @@ def from_reading(source: Source, reading: Reading | None, status: Status | None 
     """
     if reading is None:
         return Input(problem=f"{source.device} was never read")
-    if reading.is_doubted:
-        return Input(problem=f"what {source.device} says is not believed: it {reading.denied}")
     status = status or reading.decoded()
     value: float | None = None
     unit = None

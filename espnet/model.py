@@ -103,8 +103,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     force, ``status`` the board's own answer byte for byte. A DHT22 sensor is in ``dht22`` or in
     ``dht22_errors`` (name → what went wrong), never in both; ``adc`` holds the means of ADC pins, raw,
     in the same way. ``wrote`` are the levels that the trip set after it had read the board. ``denied``
-    is why we cannot control the board, as the end of a sentence; "" where we can. ``is_doubted``: there is
-    a password for the board, and the answer does not prove that it is the board's; it decides nothing.
+    is why we cannot control the board, as the end of a sentence; "" where we can.
     """
 
     at: float
@@ -118,7 +117,6 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     adc_errors: dict[int, str] = {}
     wrote: dict[int, int] = {}
     denied: str = ""
-    is_doubted: bool = False
 
     def levels(self) -> dict[int, int]:
         """Every pin's level: as the board said it, then as it was written in the same trip."""

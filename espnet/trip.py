@@ -61,8 +61,8 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
 class Sight:
     """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
 
-    ``at`` is when the answer came. A sensor is among the readings or among the errors. ``denied`` and
-    ``is_doubted`` are those of `Reading`.
+    ``at`` is when the answer came. A sensor is among the readings or among the errors. ``denied`` is that of
+    `Reading`.
     """
 
     at: float
@@ -73,7 +73,6 @@ class Sight:
     adc: dict[int, float] = field(default_factory=dict)
     adc_errors: dict[int, str] = field(default_factory=dict)
     denied: str = ""
-    is_doubted: bool = False
 
     def reading(self, *, poll_s: float, interval_s: float, collector: str) -> Reading:
         """The record of it, before anything was written."""
@@ -88,7 +87,6 @@ class Sight:
             adc=self.adc,
             adc_errors=self.adc_errors,
             denied=self.denied,
-            is_doubted=self.is_doubted,
         )
 
 

@@ -3,9 +3,9 @@
 Invariants: everything ends by the visit's deadlines, which the lock outlasts. Reading comes first and
 renews the board's leases; sensors come before deciding, so that a board's own sensors decide its own
 pins at once. A write that fails is remembered, and tried again by the next visit. A board that has a
-password of ours proves every answer that decides anything; without a proof it is read, and no more.
+password of ours proves every answer: what is not proved is a failure, as if nobody had answered.
 
-Events: ``pin.set`` ``pin.refused`` ``board.denied``.
+Events: ``pin.set`` ``pin.refused``.
 """
 
 import math
@@ -17,11 +17,13 @@ import structlog
 from espnet import inputs, jobs, trip
 from espnet.board.calls import (
     GET_BASIC,
+    UNPROVED,
     parse_adc,
     parse_climate,
     parse_status,
     read_adc,
     read_dht22,
+    require_done,
     set_gpio,
 )
 from espnet.board.digest import Login
@@ -51,10 +53,8 @@ log = structlog.get_logger()
 LiftFence = Callable[[Grant, int, int], Awaitable[Grant | None]]
 
 
-#: For so long a board that refused our password is asked without one, in seconds; the pause doubles from
-#: the first to the second. Boards slow down for wrong passwords (one in ten seconds), and each try delays
-#: the reading; but a lease that is not renewed may end in 15.
-DENIED_S, DENIED_MAX_S = 5.0, 60.0
+#: What a board that somebody else has claimed has against us.
+NO_PASSWORD = "is claimed, and EspNet has no password for it"
 
 _NOTHING = Input()
 
@@ -86,8 +86,8 @@ class Target:
         # b"GET /", and what follows when the fence was put in between.
         method, path, rest = request_bytes(device.address, GET_BASIC).partition(b"/")
         self._get, self._get_rest = method + path, rest
-        #: Whether the board knows leases and fences, as far as it was seen; all that know passwords do.
-        self.is_fenced = bool(device.credential)
+        #: Whether the board knows leases and fences, as far as it was seen.
+        self.is_fenced = False
         self.get_dht22 = {
             name: request_bytes(device.address, read_dht22(pin))
             for name, pin in device.dht22.items()
@@ -98,27 +98,26 @@ class Target:
         }
         self.claimed_at = 0.0
         self._settled: Settled | None = None
-        self._login: Login | None = None
-        self._password_problem = ""
-        self._denied_until, self._denied_for_s = -math.inf, DENIED_S
-        #: Why the board does not let us control it: the end of a sentence, "" where it does.
-        self.denied = ""
-        self._told = ""
+        #: Whether somebody else has claimed the board: then it can be read, and not controlled.
+        self.is_foreign = False
+        self._is_asked_for = False
 
-    def wants_login(self, now_s: float) -> bool:
-        """Whether a password should be fetched at this monotonic time: there is one that nobody gave us
-        yet, or the board refused it and it is time to try again."""
-        if not self.device.credential:
-            return False
-        return self._login is None or (bool(self.denied) and now_s >= self._denied_until)
+    @property
+    def wants_login(self) -> bool:
+        """Whether the passwords should be fetched: nobody gave us any yet, or the board refused them."""
+        return bool(self.device.credential) and self.link.login is None
 
-    def log_in(self, credential: Credential) -> None:
-        """Gives the passwords for the device, or why there are none."""
-        self._password_problem = credential.problem
-        if credential.passwords:
+    @property
+    def is_locked_out(self) -> bool:
+        """Whether there are passwords that we could not get: that is our fault, and not the board's."""
+        return self.wants_login and not self._is_asked_for
+
+    def log_in(self, credential: Credential | None) -> None:
+        """Gives what Redis keeps for the device; None where that is nothing."""
+        self._is_asked_for = credential is None
+        if credential is not None and credential.passwords:
             passwords = credential.passwords
-            self._login = Login(self.device.id, lambda _: passwords)
-            self._admit()
+            self.link.login = Login(self.device.id, lambda _: passwords)
 
     def settle(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> None:
         """Notes that what was decided needed no write and is no news, if that can last.
@@ -175,66 +174,67 @@ class Target:
         )
 
     async def read(self, claim: Claim, clock: Clock, timeout_s: float) -> Sight:
-        """What the board and its sensors say; raises `BoardError` when the board says nothing.
+        """What the board and its sensors say; raises `BoardError` when the board says nothing, and, where
+        there is a password for it, when it does not prove that it knows that.
 
         A board that knows leases is shown the fence, which renews them all, and takes the password.
         Whether it knows them is known from its last answer; 2021 firmware knows no path with a query, and
         a board may have been given it since. The board gets ``timeout_s`` for its answer, the sensors as
         much again for all of them.
-
-        Where there is a password for the board, only a proof that it knows it makes its word count: what it
-        says without one is shown, and decides nothing (`Sight.is_doubted`).
         """
         address, has_password = self.device.address, bool(self.device.credential)
-        began = clock.monotonic()
-        end = began + 2 * timeout_s
-        if self.denied and began >= self._denied_until:
-            self._admit()
-        fenced = self.is_fenced or claim.memory.is_fenced or has_password
-        fenced = fenced and not self.denied
+        end = clock.monotonic() + 2 * timeout_s
+        fenced = has_password or (
+            (self.is_fenced or claim.memory.is_fenced) and not self.is_foreign
+        )
         query = b"?fence=%d" % claim.grant.fence if fenced else b""
         try:
             try:
                 body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
             except BoardError as error:
-                # A board in trouble (5xx) is not asked twice.
-                if not fenced or error.kind not in ("http", "denied") or (error.status or 0) >= 500:
+                # 2021 firmware. A board in trouble (5xx) is not asked twice.
+                is_told = error.kind in ("http", "denied") and (error.status or 0) < 500
+                if has_password or not fenced or not is_told:
                     raise
-                if error.kind == "denied":
-                    self._refused(error, began)
-                fenced = False
                 body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         except BoardError as error:
-            if error.kind != "denied":
-                raise
-            self._refused(error, began)
-            raise BoardError(address, "denied", self.denied, error.status) from error
+            raise self._explained(error) from error
         sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
-        self.is_fenced = sight.status.fence is not None
-        if not has_password:
-            if not sight.status.claimed:
-                self._admit()  # whoever had claimed it made it open again
-        elif fenced and self._is_proved():
-            self._denied_for_s, self._told = DENIED_S, ""
-        else:
-            sight.is_doubted = True
+        if has_password and not self._is_proved():
             if sight.status.claimed:
-                self._deny("does not prove that it knows its password", began)
-            else:
-                self._deny("is open, though EspNet gave it a password", began)
-        sight.denied = self.denied
+                raise BoardError(address, "unproved", UNPROVED)
+            what = "is open, though EspNet gave it a password"
+            raise BoardError(address, "unclaimed", what)
+        self.is_fenced = sight.status.fence is not None
+        self.is_foreign = bool(sight.status.claimed) and not has_password
+        sight.denied = NO_PASSWORD if self.is_foreign else ""
         for name, request in self.get_dht22.items():
             try:
                 answer = await self._ask(request, end, clock, timeout_s)
                 sight.climates[name] = parse_climate(address, answer)
             except BoardError as error:
-                sight.climate_errors[name] = self.said(error)
+                sight.climate_errors[name] = error.what
         for pin, request in self.get_adc.items():
             try:
                 sight.adc[pin] = parse_adc(address, await self._ask(request, end, clock, timeout_s))
             except BoardError as error:
-                sight.adc_errors[pin] = self.said(error)
+                sight.adc_errors[pin] = error.what
         return sight
+
+    async def order(self, request: bytes, timeout_s: float) -> bytes:
+        """The answer to a request that takes the password; raises `BoardError`, also where the answer does
+        not prove that it is the board's, if it is to prove it."""
+        if self.is_foreign:
+            raise BoardError(self.device.address, "denied", NO_PASSWORD)
+        try:
+            body = await self.link.exchange(request, timeout_s)
+        except BoardError as error:
+            raise self._explained(error) from error
+        if self.device.credential:
+            if not self._is_proved():
+                raise BoardError(self.device.address, "unproved", UNPROVED)
+            require_done(self.device.address, body)
+        return body
 
     @property
     def found(self) -> Password | None:
@@ -242,49 +242,18 @@ class Target:
         login = self.link.login
         return login.password if login is not None and login.is_another else None
 
-    async def order(self, request: bytes, timeout_s: float) -> bytes:
-        """The answer to a request that takes the password; raises `BoardError`, also where the answer does
-        not prove that it is the board's, if it is to prove it."""
-        if self.denied:
-            raise BoardError(self.device.address, "denied", self.denied)
-        body = await self.link.exchange(request, timeout_s)
-        if self.device.credential and not self._is_proved():
-            what = "does not prove that it knows its password"
-            raise BoardError(self.device.address, "wrong_id", what)
-        return body
-
     def _is_proved(self) -> bool:
         return self.link.login is not None and self.link.login.is_proved
 
-    def said(self, error: BoardError) -> str:
-        """What the board has against a call, or against us."""
-        return self.denied if error.kind == "denied" and self.denied else error.what
-
-    def _refused(self, error: BoardError, now_s: float) -> None:
-        """The board does not take our password, or we have none."""
-        if error.status == 429:
-            self._deny("was asked with wrong passwords too often", now_s)
-        elif self._login is not None:
-            self._deny("does not take EspNet's password", now_s)
-        elif self.device.credential:
-            problem = self._password_problem or "could not be fetched: Redis is away"
-            self._deny(f"is claimed, and EspNet's password for it {problem}", now_s)
-        else:
-            self._deny("is claimed, and EspNet has no password for it", now_s)
-
-    def _deny(self, why: str, now_s: float) -> None:
-        """For a while the board is asked for nothing that takes the password, and then once more."""
-        if not self.denied:
-            self.denied = why
-            self._denied_until = now_s + self._denied_for_s
-            self._denied_for_s = min(2 * self._denied_for_s, DENIED_MAX_S)
+    def _explained(self, error: BoardError) -> BoardError:
+        """What the board has against us, in our words; another password may have come to Redis meanwhile."""
+        if error.kind != "denied":
+            return error
+        what = "was asked with wrong passwords too often"
+        if error.status != 429:
+            what = "does not take EspNet's password" if self.link.login else NO_PASSWORD
         self.link.login = None
-        if self.denied != self._told:
-            self._told = self.denied
-            log.warning("board.denied", name=self.device.name, reason=self.denied)
-
-    def _admit(self) -> None:
-        self.denied, self.link.login = "", self._login
+        return BoardError(self.device.address, "denied", what, error.status)
 
     async def _ask(self, request: bytes, end: float, clock: Clock, timeout_s: float) -> bytes:
         left_s = end - clock.monotonic()
@@ -377,7 +346,7 @@ async def _write(
     try:
         await target.order(request_bytes(target.device.address, call), left_s)
     except BoardError as error:
-        return target.said(error)
+        return error.what
     return ""
 
 

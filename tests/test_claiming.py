@@ -314,7 +314,7 @@ def test_no_call_opens_a_claimed_board(espcli: Cli, board: Board, redis_url: str
     espcli("device", "porch", "requests", "set_gpio", "2", "1", code=1)
     espcli("device", "porch", "credentials", "rotate", code=1)
     espcli("device", "porch", "credentials", "claim", code=1)
-    espcli("device", "porch", "update")
+    espcli("device", "porch", "update", code=1)
     assert espcli.access("porch") == "denied"
     board.unclaim()
     espcli("device", "porch", "credentials", "claim")

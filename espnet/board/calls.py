@@ -141,15 +141,28 @@ def require_ok(address: str, status: int, body: bytes) -> bytes:
     """The body of a 2xx answer; raises `BoardError` with the board's own complaint otherwise."""
     if 200 <= status < 300:
         return body
+    kind = "denied" if status in (401, 429) else "http"
     try:
         complaint = _complaint_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        kind = "denied" if status in (401, 429) else "http"
         raise BoardError(address, kind, f"answered HTTP {status}", status) from None
     what, field = _quoted(complaint.error).rstrip("."), _quoted(complaint.field or "")
     where = f" (field {field})" if field else ""
-    kind = "denied" if status in (401, 429) else "http"
     raise BoardError(address, kind, f"refused: {what}{where}, HTTP {status}", status, field)
+
+
+#: What there is against an answer without the board's proof.
+UNPROVED = "does not prove that it knows its password: is something else at its address?"
+
+
+def require_done(address: str, body: bytes) -> None:
+    """Raises `BoardError` where a body is a refusal: who is on the way can change an answer's status, which
+    no proof covers, and not its body."""
+    try:
+        complaint = _complaint_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    raise BoardError(address, "http", f"refused: {_quoted(complaint.error)}")
 
 
 def parse_status(address: str, body: bytes, expected_id: str | None = None) -> Status:

@@ -216,9 +216,30 @@ def rotate(session: Session, name: str, *, private: bool | None) -> Device:
 
 
 def send(session: Session, device: Device, call: Call) -> bytes:
-    """A call for a person, with the board's password where it asks for it; raises `BoardError`."""
+    """A call for a person, with the board's password where there is one; raises `BoardError`.
+
+    A board that has a password proves itself first, by refusing an order that says nothing: whatever else
+    may answer at its address is told nothing more.
+    """
+    if not device.credential:
+        return _send(session, device.address, call, None)
     login = Login(device.id, lambda board_id: _known(session, board_id))
-    return _send(session, device.address, call, login)
+    try:
+        _send(session, device.address, Call("POST", "/gpio"), login)
+    except BoardError as error:
+        if error.status != 400:
+            raise
+    _require_proof(device, login)
+    body = _send(session, device.address, call, login)
+    if call.method == "POST":  # what everybody may read is not proved
+        _require_proof(device, login)
+    calls.require_done(device.address, body)
+    return body
+
+
+def _require_proof(device: Device, login: Login) -> None:
+    if login.password is None or not login.is_proved:
+        raise BoardError(device.address, "unproved", calls.UNPROVED)
 
 
 def _known(session: Session, board_id: str, how: How = How()) -> tuple[Password, ...]:  # noqa: B008
@@ -238,7 +259,7 @@ def _refuse_if_known(session: Session, address: str, board_id: str, what: str) -
     if credential.problem or credential.is_proved:
         raise BoardError(
             address,
-            "wrong_id",
+            "unclaimed",
             f"{what}, though EspNet gave board {board_id} a password: if you made it open over USB, say so "
             "(--again; --open leaves it open); else something else answers there",
         )
@@ -251,10 +272,10 @@ def _prove(session: Session, device: Device, login: Login, grant: Grant) -> Seen
     The board must prove that it knows it, too: an impostor would take any.
     """
     seen = _read(session, device.address, calls.renew_leases(grant.fence), login, device.id)
-    if login.password is None or not login.is_proved:
-        what = "does not prove that it knows its password: is something else at its address?"
-        raise BoardError(device.address, "wrong_id", what)
+    _require_proof(device, login)
+    assert login.password is not None
     session.store.prefer_password(device.id, login.password)
+    session.store.wake([device.id], session.now)  # jobs act on what is true now
     return seen
 
 

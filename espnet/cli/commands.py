@@ -8,7 +8,7 @@ import msgspec
 
 from espnet.cli import parse
 from espnet.cli.act import as_typed, verb
-from espnet.cli.credentials import SealWords
+from espnet.cli.credentials import SealWords, refuse_closed
 from espnet.cli.describe import describe
 from espnet.cli.device import DeviceWords
 from espnet.cli.render import Exit, Lines, Records, Report, Shown, Told
@@ -234,7 +234,8 @@ class Commands(SampleWords, SealWords):
         --sinks                     datadog, dogstatsd, prometheus, file, console, MODULE:CLASS, or none
         --prometheus                serves a page for Prometheus at this address (127.0.0.1:9469)
         --log_format                one event a line, for people (text) or for machines (json)
-        --anyway                    starts also above ESPNET_MAX_METRICS (see `espcli cardinality`)
+        --anyway                    starts also above ESPNET_MAX_METRICS (see `espcli cardinality`), and
+                                    where the passwords of some boards do not open (they are left out)
 
         Example: espcli run --device_update_interval 30
         """
@@ -254,6 +255,8 @@ class Commands(SampleWords, SealWords):
         beats = parse.heartbeat(heartbeat)
         daemon.configure_logging(settings.log_format)
         redis = self._session.server
+        if not anyway:
+            refuse_closed(self._session.store)
         if not anyway and settings.max_metrics is not None:
             from espnet.cli.cardinality import refuse_too_many
 

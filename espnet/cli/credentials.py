@@ -1,6 +1,6 @@
 """The words after `espcli device NAME credentials`, and the one that seals passwords."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from espnet.cli import parse
 from espnet.cli.act import Act, Words, verb
@@ -10,6 +10,22 @@ from espnet.cli.render import Lines, Secret, Shown
 from espnet.cli.session import Session
 from espnet.credential import USER
 from espnet.errors import CredentialClosed, EspNetError
+
+if TYPE_CHECKING:
+    from espnet.store import Store
+
+
+def refuse_closed(store: "Store") -> None:
+    """A collector that cannot open boards' passwords cannot hold their pins: raises `EspNetError`."""
+    kept = store.all_credentials()
+    closed = [device for device in store.devices() if device.id in kept and kept[device.id].problem]
+    if closed:
+        names = ", ".join(device.name for device in closed[:5])
+        more = f" and {len(closed) - 5} more" if len(closed) > 5 else ""
+        raise EspNetError(
+            f"EspNet's password for {names}{more} {kept[closed[0].id].problem}; set the ESPNET_SECRET_KEY "
+            "that the other commands have, or leave these boards to others: `espcli run --anyway`."
+        )
 
 
 class CredentialWords(Words):

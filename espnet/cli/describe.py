@@ -22,7 +22,7 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "tags": list(device.tags),
         "state": state,
         "online": state in ("online", "late"),
-        "problem": fault.what if fault else (reading.denied or None) if reading else None,
+        "problem": problem_of(view) or None,
         "access": access(view),
         "fault": msgspec.to_builtins(fault) if fault else None,
         "interval_s": device.interval_s or (reading.interval_s if reading else None),
@@ -63,18 +63,45 @@ def describe(view: View, now: float) -> dict[str, Any]:
     return fields
 
 
+#: The kinds of faults that are about a password.
+_LOCKED = ("denied", "unproved", "unclaimed")
+
+
+def problem_of(view: View) -> str:
+    """What is wrong with a device: the end of a sentence, "" where nothing is."""
+    if view.fault is not None:
+        return view.fault.what
+    return view.reading.denied if view.reading is not None else ""
+
+
+def is_denied(view: View) -> bool:
+    """Whether EspNet may not control the device, or cannot know that it is the board that it controls."""
+    if view.fault is not None and view.fault.kind in _LOCKED:
+        return True
+    if view.reading is None:
+        return False
+    return bool(
+        view.reading.denied or (view.reading.decoded().claimed and not view.device.credential)
+    )
+
+
+def is_unclaimed(view: View) -> bool:
+    """Whether what answers says that it is open, though there is a password for the board."""
+    return view.fault is not None and view.fault.kind == "unclaimed"
+
+
 def access(view: View) -> str | None:
     """Who may control the board, as its last answer has it; None where there was none.
 
     ``open``: everybody on its network. ``claimed``: who has its password, and EspNet has it; ``private``:
-    so does reading take it. ``denied``: it is claimed, and EspNet has no password that it takes.
+    so does reading take it. ``denied``: it is claimed, and EspNet has no password that it takes, or it
+    does not prove that it is that board.
     """
-    reading, fault = view.reading, view.fault
-    if reading is None:
-        return "denied" if fault is not None and fault.kind == "denied" else None
-    status = reading.decoded()
+    if is_denied(view):
+        return "denied"
+    if view.reading is None:
+        return None
+    status = view.reading.decoded()
     if not status.claimed:
         return "open"
-    if reading.denied or not view.device.credential or (fault and fault.kind == "denied"):
-        return "denied"
     return "private" if status.private else "claimed"

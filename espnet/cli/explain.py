@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from espnet import inputs, jobs
+from espnet.cli.describe import is_denied, problem_of
 from espnet.cli.session import Session
 from espnet.errors import UsageError
 from espnet.model import (
@@ -142,7 +143,7 @@ def explained(session: Session, view: View, pin: int) -> tuple[dict[str, Any], s
         "last_write": msgspec.to_builtins(write) if write else None,
         "lease": msgspec.to_builtins(lease) if lease else None,
         "safe": device.safe.get(pin, "low"),
-        "denied": reading.denied or None if reading else None,
+        "denied": problem_of(view) if is_denied(view) else None,
     }
     return data, "\n".join(_screen(known, pin, data, decision))
 
@@ -161,7 +162,8 @@ def _screen(
             else f"; {view.device.name} is {data['state']}"
         )
         since = memory.pins.get(pin)
-        since_text = f" since {known.local(since.changed_at)}" if since and since.changed_at else ""
+        is_known = since and since.changed_at and since.level == data["level"]
+        since_text = f" since {known.local(since.changed_at)}" if since and is_known else ""
         seen = f"seen {max(data['age_s'], 0):.0f} s ago{old}"
         yield f"  is           {_LEVELS[data['level']]}{since_text}, {seen}"
     if decision is None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from espnet import outlets, server
-from espnet.cli.describe import access
+from espnet.cli.describe import access, is_denied, is_unclaimed, problem_of
 from espnet.cli.session import Session
 from espnet.credential import Credential
 from espnet.errors import StoreUnavailable
@@ -66,8 +66,8 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     whose next date is further away than any interval, and those that have none.
 
     ``sensors`` are those that did not answer in the latest polls. ``open`` are the devices that everybody on
-    their network can control; ``unclaimed`` are open, too, though EspNet has a password for them; ``denied``
-    are those that do not take what EspNet has.
+    their network can control; ``unclaimed`` say that they are open, though EspNet has a password for them;
+    ``denied`` are those that do not take what EspNet has.
     """
 
     total: int = 0
@@ -257,8 +257,6 @@ def _collectors(claims: dict[str, float], views: list[View], now: float) -> tupl
 def _devices(views: list[View], dates: dict[str, float], now: float, interval_s: float) -> Devices:
     states = Counter(view.state(now) for view in views)
     far, unscheduled, sensors, late_s = [], [], [], []
-    may = [(view.device.name, access(view)) for view in views]
-    kept = {view.device.name for view in views if view.device.credential}
     for view in views:
         device, reading = view.device, view.reading
         date = dates.get(device.id)
@@ -282,20 +280,14 @@ def _devices(views: list[View], dates: dict[str, float], now: float, interval_s:
         oldest_overdue_s=max(late_s, default=0.0),
         far=tuple(far),
         unscheduled=tuple(unscheduled),
-        open=tuple(n for n, v in may if v == "open" and n not in kept),
-        unclaimed=tuple(n for n, v in may if v == "open" and n in kept),
+        open=tuple(view.device.name for view in views if access(view) == "open"),
+        unclaimed=tuple(view.device.name for view in views if is_unclaimed(view)),
         denied=tuple(
-            Lost(view.device.name, _refused_with(view), None)
+            Lost(view.device.name, problem_of(view), None)
             for view in views
-            if access(view) == "denied" and (view.fault is None or view.fault.kind == "denied")
+            if is_denied(view) and not is_unclaimed(view)
         ),
     )
-
-
-def _refused_with(view: View) -> str:
-    if view.fault is not None:
-        return view.fault.what
-    return view.reading.denied if view.reading else ""
 
 
 def _passwords(kept: dict[str, Credential], names: dict[str, str]) -> Passwords:

@@ -253,7 +253,9 @@ def _with_devices(facts: Facts) -> Iterator[Problem]:
 
 def _denied(facts: Facts) -> set[str]:
     """The devices that we may not control: all that fails there fails for this reason."""
-    return {one.name for one in facts.devices.denied} if facts.devices else set()
+    if facts.devices is None:
+        return set()
+    return {one.name for one in facts.devices.denied} | set(facts.devices.unclaimed)
 
 
 def _with_access(facts: Facts) -> Iterator[Problem]:
@@ -273,7 +275,7 @@ def _with_access(facts: Facts) -> Iterator[Problem]:
             f"{some(devices.unclaimed)} {'is' if len(devices.unclaimed) == 1 else 'are'} open, though "
             "EspNet gave a password: made open over USB, or something else answers at the address.",
             f"look what answers there; `espcli device {name} credentials claim --again` gives it a new "
-            "password",
+            "password, `espcli register ADDRESS NAME --open` leaves it open",
         )
     denied = [one for one in devices.denied if one.name not in passwords.closed]
     if denied:
@@ -281,8 +283,8 @@ def _with_access(facts: Facts) -> Iterator[Problem]:
         first = denied[0].name
         yield _problem(
             f"EspNet may not control {some(told, len(denied))}: no pin is set there, and leases end.",
-            f"`espcli device {first} credentials claim --ask` takes the password from you; if it is lost, "
-            "`mpremote fs rm :claim.json + reset` over USB opens the board",
+            f"look what answers at its address; `espcli device {first} credentials claim --ask` takes the "
+            "password from you; if it is lost, `mpremote fs rm :claim.json + reset` over USB opens the board",
         )
     if passwords.unsealed and facts.settings.has_secret_key:
         yield _remark(

@@ -4,13 +4,14 @@ import asyncio
 import logging
 
 from espnet.cli.session import Session
-from espnet.errors import BoardError, DeviceLockLost
+from espnet.errors import BoardError, CredentialClosed, DeviceLockLost
 
 
 def update(session: Session, name: str) -> None:
     """Polls a device under its lock, as a collector does: read, decide, write, commit.
 
-    Raises `BoardError` after the failure was committed too, `DeviceBusy` when a collector has it.
+    Raises `BoardError` after the failure was committed too, `DeviceBusy` when a collector has it,
+    `CredentialClosed` before anything is done without the password.
     """
     import structlog
 
@@ -19,6 +20,9 @@ def update(session: Session, name: str) -> None:
     # What the collector would log is what this command says anyway.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     store, config = session.store, session.config
+    device = store.device(name)
+    if device.credential and (problem := store.credential(device.id).problem):
+        raise CredentialClosed(device.id, problem)
     collector = Collector(
         store,
         session.clock,
@@ -27,7 +31,7 @@ def update(session: Session, name: str) -> None:
         timeout_s=config.timeout_s,
     )
     ttl_s = collector.lock_ttl_s
-    with store.hold(store.device(name), session.holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
+    with store.hold(device, session.holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
         # Read under the lock: while we waited, the device may have been given another address.
         claim = store.claim_under(grant, name, session.now)
 

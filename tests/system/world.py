@@ -37,7 +37,7 @@ VOCABULARY = {
     *("board.lost", "board.back", "poll.void", "polls.dropped", "redis.lost", "redis.back"),
     *("upload.failed", "upload.paused", "upload.ok_again", "upload.dead_letters"),
     *("upload.unreadable", "pin.set", "pin.refused"),
-    *("board.denied", "redis.open", "passwords.closed"),
+    *("redis.open", "passwords.closed"),
 }
 
 T = TypeVar("T")
