@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from firmware.digest_client import Person, claim_by_hand, ha1_of
-from firmware.firmware_client import FIRMWARE, until
+from firmware.firmware_client import FIRMWARE, ask, until
 from firmware.test_firmware_claim import rotate
 
 from espnet.simulator.fleet import Board
@@ -208,3 +208,17 @@ def test_another_board_at_the_same_address(board, visit) -> None:
     board.forget_requests()
     expect(page.get_by_text("This board is private")).to_be_visible()
     assert page.evaluate("login") is None
+
+
+def test_another_board_at_the_address(board, visit) -> None:
+    """What was meant for one board is not done by the one that has got its address, while the page asked."""
+    fields = {"pin": 5, "value": 1, "lease_s": 60, "fence": 7, "by": "heater"}
+    assert ask(board, "POST", "/gpio", fields).status == 200
+    page = visit()
+    switch(page, 5).click()
+    expect(button(page, "Switch off")).to_be_visible()
+    board.fault("wrong_id", path="/")
+    expect(page.locator("#id")).not_to_have_text(board.id)
+    button(page, "Switch off").click()
+    expect(row(page, 5)).to_contain_text("Another board answers here now")
+    assert board.pin(5).level == 1
