@@ -6,6 +6,8 @@ claimed, and its password changed, under its lock.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -38,6 +40,20 @@ class How(NamedTuple):
     private: bool = False
     again: bool = False
     typed: Password | None = None
+
+
+@contextmanager
+def _about(how: How) -> Iterator[None]:
+    """Says of a password that a person typed that it is that one which is wrong."""
+    try:
+        yield
+    except BoardError as error:
+        if how.typed is None or error.kind != "denied" or error.status != 401:
+            raise
+        what = (
+            f"does not take the password that you gave; a USB cable opens the board (`{BY_CABLE}`)"
+        )
+        raise BoardError(error.address, "denied", what, 401) from error
 
 
 def typed_password() -> Password:
@@ -89,7 +105,8 @@ def register(
         return _known(session, board_id, how)
 
     login = Login(None, find)
-    seen = _read(session, address, GET_BASIC, login, None)
+    with _about(how):
+        seen = _read(session, address, GET_BASIC, login, None)
     status = seen.status
     if login.board_id not in (None, status.id):
         what = f"asks for the password of board {login.board_id}, and says that it is {status.id}"
@@ -147,7 +164,7 @@ def claim(session: Session, device: Device, how: How) -> Seen:
     Returns what the board says then. Raises `BoardError`, `CredentialClosed`, `DeviceBusy`.
     """
     store, address, ttl_s = session.store, device.address, _ttl_s(session)
-    with store.hold(device, session.holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
+    with _about(how), store.hold(device, session.holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
         known = _known(session, device.id, how)
         login = Login(device.id, lambda _: known)
         status = _read(session, address, GET_BASIC, login, device.id).status
