@@ -129,10 +129,8 @@ def test_wrong_passwords_slow_down_and_right_ones_do_not(board: Board) -> None:
     for guesser in guessers:
         guesser.start()
     try:
-        statuses = [owner.ask("GET", "/?fence=1").status for _ in range(200)]
-        # Five clients at once may be too many for the heap: that is said to everybody alike.
-        assert set(statuses) <= {200, 503}
-        assert statuses.count(503) < 10
+        for number in range(200):
+            assert owner.ask("GET", "/?fence=1").status == 200, number
         for _ in range(20):  # and newcomers get in as well
             assert Person(board).ask("GET", "/?fence=1").status == 200
     finally:
