@@ -69,8 +69,8 @@ def board(shared_board: Board) -> Board:
 
 @pytest.fixture(scope="session")
 def claimed_fleet() -> Iterator[Fleet]:
-    """Two boards that are claimed; tests may reset them."""
-    with Fleet(2) as fleet:
+    """Two boards that are claimed, compiled as `make put` brings them; tests may reset them."""
+    with Fleet(2, compiled=True) as fleet:
         for board in fleet:
             claim_by_hand(board)
         yield fleet
