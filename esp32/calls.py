@@ -9,13 +9,14 @@ is the contract in full; it is compatible with the boards of 2021.
 import binascii
 import gc
 import os
+import sys
 
 import auth
 import bodies
 import fields
 import flash
 import hardware
-from http1 import JSON, Refusal, Stream
+from http1 import Refusal, Stream
 from leases import LEVELS as SAFE_LEVELS
 from micropython import const
 from version import VERSION
@@ -23,7 +24,6 @@ from web import CONTROL, PUBLIC, READ
 
 _HOST_FILE = "host.json"
 _PAGE_PIECE = const(512)
-_SAMPLES_DEFAULT = const(20)
 _LEASE_MAX_S = const(86400)
 _FENCE = ("fence", 1, 10**15)  # name and range of the field
 
@@ -106,7 +106,7 @@ class Calls:
         pins = fields.pins(body, "pin")
         value = fields.whole(body, "value", 0, 2)
         for pin in pins:
-            _check_writable(pin, "pin")
+            check_writable(pin, "pin")
         lease_s = 0
         safe = "low"
         if "lease_s" in body:
@@ -117,7 +117,7 @@ class Calls:
         elif "safe" in body:
             raise Refusal(422, "safe goes with lease_s only", "safe")
         by = fields.text(body, "by", 40) if "by" in body else ""
-        fence = self._check_fence(body)
+        fence = self.check_fence(body)
         by = by or ("a controller" if fence else "somebody")
         by = self.leases.kept(by)
         moment = self.clock.uptime_s() << 1 | bool(fence)
@@ -133,55 +133,17 @@ class Calls:
 
     async def adc(self, request):
         """POST /adc: sample an analogue pin, while another pin powers what is measured."""
-        body = bodies.read(request)
-        read_pin = fields.pin(body, "read_pin")
-        if read_pin not in hardware.ANALOGUE:
-            raise Refusal(422, "read_pin must be an analogue input, 32 to 39", "read_pin")
-        power_pin = None
-        if body.get("power_pin") not in (None, ""):  # an empty field of a form means none
-            power_pin = fields.pin(body, "power_pin")
-            _check_writable(power_pin, "power_pin")
-            if power_pin == read_pin:
-                raise Refusal(422, "power_pin must not be read_pin", "power_pin")
-        samples = _SAMPLES_DEFAULT
-        if body.get("samples") not in (None, ""):
-            samples = fields.whole(body, "samples", 1, hardware.SAMPLES_MAX)
-        self._check_unleased(read_pin, "read_pin")
-        self._check_unleased(power_pin, "power_pin")
-        self._check_fence(body, power_pin)
-        try:
-            data, ticks_us = await hardware.sample_adc(read_pin, power_pin, samples)
-        except hardware.HardwareError as error:
-            raise Refusal(503, str(error), "read_pin")
-        length = sum([len(piece) for piece in self._adc_pieces(data, ticks_us)])
-        request.header = request.sign(self._adc_pieces(data, ticks_us))
-        return Stream(JSON, length, self._adc_pieces(data, ticks_us))
-
-    def _adc_pieces(self, data, ticks_us):
-        """The answer of /adc in pieces of 32 samples: a list of 1000 would be a large object."""
-        yield f'{{"id":"{self.id}","ticks":{ticks_us},"data":[{data[0]}'.encode()
-        for start in range(1, len(data), 32):
-            yield "".join([f",{sample}" for sample in data[start : start + 32]]).encode()
-        yield b"]}"
+        return await _measure().adc(self, request)
 
     async def dht22(self, request):
         """POST /dht22: one fresh measurement; nothing is remembered."""
-        body = bodies.read(request)
-        pin = fields.pin(body, "read_pin")
-        _check_writable(pin, "read_pin")  # the sensor's protocol drives the line
-        self._check_unleased(pin, "read_pin")
-        self._check_fence(body, pin)
-        try:
-            celsius, humidity = hardware.read_dht22(pin)
-        except hardware.HardwareError as error:
-            raise Refusal(503, str(error), "read_pin")
-        return {"id": self.id, "temp": celsius, "humidity": humidity}
+        return _measure().dht22(self, request)
 
     async def set_host(self, request):
         """POST /set_host: remember, across resets, where EspNet is."""
         body = bodies.read(request)
         host = fields.ipv4(body, "ip")
-        self._check_fence(body)
+        self.check_fence(body)
         if host != self.host:  # flash wears out
             try:
                 flash.save(_HOST_FILE, {"espnet_host": host})
@@ -194,12 +156,15 @@ class Calls:
         """POST /claim: give an open board its credential, or a claimed one another (sealed)."""
         import claim  # on most days nobody asks
 
-        body = bodies.read(request)
-        self._check_fence(body)
-        claim.take(request, body)
+        try:
+            body = bodies.read(request)
+            self.check_fence(body)
+            claim.take(request, body)
+        finally:
+            del sys.modules["claim"]
         return {"id": self.id, "status": "OK"}
 
-    def _check_fence(self, body, pin=None):
+    def check_fence(self, body, pin=None):
         """The fence of a call, 0: none; an outdated one is refused. The last check before acting.
 
         `pin` is measured with: it is then where that leaves it, whoever set it before.
@@ -213,10 +178,19 @@ class Calls:
             self.leases.note((pin,), "a measurement", self.clock.uptime_s() << 1)
         return fence
 
-    def _check_unleased(self, pin, name):
+    def check_unleased(self, pin, name):
         """Refuse to measure with a pin that a lease holds: it would be switched on the way."""
         if pin in self.leases:
             raise Refusal(403, f"pin {pin} is leased; end its lease by a write first", name)
+
+
+def _measure():
+    """The module that measures. It is loaded when it is asked for: many boards only switch."""
+    if "measure" not in sys.modules:
+        gc.collect()  # as for details
+    import measure
+
+    return measure
 
 
 def _file_pieces(name):
@@ -232,7 +206,7 @@ def _file_pieces(name):
             yield piece
 
 
-def _check_writable(pin, name):
+def check_writable(pin, name):
     """Refuse a pin that does not exist (422) or must not be driven (403)."""
     if not hardware.exists(pin):
         raise Refusal(422, f"an ESP32 has no pin {pin}", name)

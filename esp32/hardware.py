@@ -4,21 +4,18 @@ What a pin may be used for follows from the chip, the plain ESP32, not from sett
 
     readable   0-5, 12-19, 21-23, 25-27, 32-39     what GET / reports
     writable   the same without 1, 3 and 34-39
-    analogue   32-39: the first converter; the second one belongs to Wi-Fi
 
-Reading a pin never reconfigures it. Writing several pins changes all of them or none.
+Reading a pin never reconfigures it. Writing several pins changes all of them or none. Converters and
+sensors are in measure.py, which gets at them through this file.
 """
 
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
 
-import asyncio
 import binascii
-import time
-from array import array
 
-import dht
+import dht  # noqa: F401 - for measure.py
 import machine
-from machine import ADC, Pin
+from machine import ADC, Pin  # noqa: F401 - ADC as well
 from micropython import const
 
 import esp32
@@ -28,17 +25,6 @@ TOGGLE = const(2)
 READABLE = tuple(
     [pin for pin in range(40) if not 6 <= pin <= 11 and pin not in (20, 24, 28, 29, 30, 31)]
 )
-ANALOGUE = (32, 33, 34, 35, 36, 37, 38, 39)
-
-SAMPLES_MAX = const(1000)
-#: One sample is the mean of 20 readings spread over 10 ms (half a period of 50 Hz hum) or a little
-#: more. Between slices the other tasks run.
-_SLICES = const(5)
-_READINGS = const(4)  # in each slice
-_SLICE_MS = const(2)
-
-# One measurement at a time: two that share a power pin would switch it off under each other.
-_measuring = asyncio.Lock()
 
 _RESET_CAUSES = {
     machine.PWRON_RESET: "power_on",
@@ -75,6 +61,17 @@ def temperature_f():
     return value_f if -200 < value_f < 500 else None  # NaN, for which JSON has no word, fails too
 
 
+def idf_heap():
+    """(bytes free, largest free block) of the heap beside MicroPython's, which Wi-Fi and sockets live
+    on; (None, None) on a chip that does not tell.
+    """
+    try:
+        regions = esp32.idf_heap_info(esp32.HEAP_DATA)  # of each: total, free, largest, least ever
+    except (AttributeError, OSError, ValueError):
+        return None, None
+    return sum([region[1] for region in regions]), max([region[2] for region in regions])
+
+
 # Pins: what there is
 
 
@@ -94,28 +91,30 @@ def why_not_writable(pin):
     return None
 
 
-# Pins: reading. Pin(n) without a mode leaves the pin as it is. The objects and the template are
-# kept because GET / is asked for ever.
+# Pins: reading, all at once, and without touching how a pin is set: a Pin object for each would
+# cost memory, and shows the same bits of the same registers. The template is kept because GET / is
+# asked for ever.
 
-_LINES = tuple([Pin(pin) for pin in READABLE])
+_GPIO_ENABLE = const(0x3FF44020)  # of the plain ESP32: pins 0-31; those of 32-39 have registers of
+_GPIO_ENABLE1 = const(0x3FF4402C)  # their own
+_GPIO_IN = const(0x3FF4403C)
+_GPIO_IN1 = const(0x3FF44040)
+_PINS = const(0x0FFFFFFF)  # there are no pins 28 to 31; without their bits it is a small integer
+_PINS1 = const(0xFF)
+
 _LEVELS = "{" + ",".join([f'"{pin}":%d' for pin in READABLE]) + "}"
 
 
 def levels_json():
-    """The level of every readable pin as JSON text, `{"0":1,…}`; a pin that fails is left out."""
-    try:
-        return _LEVELS % tuple([line.value() for line in _LINES])
-    except (OSError, ValueError):
-        return "{" + ",".join(_levels_one_by_one()) + "}"
+    """The level of every readable pin as JSON text, `{"0":1,…}`."""
+    low = machine.mem32[_GPIO_IN] & _PINS
+    high = machine.mem32[_GPIO_IN1] & _PINS1
+    return _LEVELS % tuple([(low >> pin if pin < 32 else high >> pin - 32) & 1 for pin in READABLE])
 
 
-def _levels_one_by_one():
-    for index, pin in enumerate(READABLE):
-        try:
-            level = _LINES[index].value()
-        except (OSError, ValueError):
-            continue
-        yield f'"{pin}":{level}'
+def driven():
+    """The pins that the chip drives, one bit each."""
+    return machine.mem32[_GPIO_ENABLE] & _PINS | (machine.mem32[_GPIO_ENABLE1] & _PINS1) << 32
 
 
 # Pins: writing
@@ -146,59 +145,3 @@ def set_pins(pins, value):
             drive(other, level)
         raise HardwareError(f"pin {pin} could not be set: {error}")
     return levels
-
-
-def driven():
-    """The pins that the chip drives, one bit each: its registers GPIO_ENABLE and GPIO_ENABLE1."""
-    return machine.mem32[0x3FF44020] | machine.mem32[0x3FF4402C] << 32
-
-
-# Converters and sensors
-
-
-async def sample_adc(read_pin, power_pin, samples):
-    """Read `read_pin` while `power_pin` (or None) is high.
-
-    Returns (an array of samples 0..4095, the duration in µs). Yields to the other tasks every few
-    readings. The power goes off whatever happens: a failure, a cancellation, no memory.
-    """
-    async with _measuring:
-        data = array("H", bytes(2 * samples))
-        try:
-            if power_pin is not None:
-                drive(power_pin, 1)
-            adc = ADC(Pin(read_pin), atten=ADC.ATTN_11DB)
-            started_us = time.ticks_us()
-            for index in range(samples):
-                total = 0
-                for _ in range(_SLICES):
-                    await asyncio.sleep_ms(_SLICE_MS)
-                    for _ in range(_READINGS):
-                        total += adc.read_u16()
-                data[index] = total // (_SLICES * _READINGS) >> 4
-            return data, time.ticks_diff(time.ticks_us(), started_us)
-        except (OSError, ValueError) as error:
-            raise HardwareError(f"the converter on pin {read_pin} failed: {error}")
-        finally:
-            if power_pin is not None:
-                drive(power_pin, 0)
-
-
-def read_dht22(pin):
-    """(temperature in °C, relative humidity in %) of a DHT22 on `pin`.
-
-    Blocks for about 25 ms, which the sensor's protocol needs. No answer, a wrong checksum and
-    values that no DHT22 can measure are HardwareErrors.
-    """
-    try:
-        sensor = dht.DHT22(Pin(pin))
-        sensor.measure()
-        celsius, humidity = sensor.temperature(), sensor.humidity()
-    except MemoryError:
-        raise
-    except Exception as error:
-        why = str(error) or type(error).__name__
-        raise HardwareError(f"the DHT22 on pin {pin} gave no reading: {why}")
-    if not (-40 <= celsius <= 80 and 0 <= humidity <= 100):
-        raise HardwareError(f"the DHT22 on pin {pin} gave {celsius} °C and {humidity} %")
-    return celsius, humidity

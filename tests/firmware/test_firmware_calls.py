@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import socket
 import threading
 import time
@@ -323,18 +324,51 @@ def test_a_damaged_host_file_stops_nothing(make_board, text: str) -> None:
     assert ask(board, "GET", "/").json["espnet_host"] == ""
 
 
-def test_a_pin_that_fails_is_left_out(make_board) -> None:
-    """One pin that cannot be read costs that pin only."""
-    broken = """
-import hardware
-class Broken:
-    def value(self):
-        raise OSError(5)
-hardware._LINES = (Broken(),) + hardware._LINES[1:-1] + (Broken(),)
+def test_levels_are_those_of_the_pads(make_board) -> None:
+    """However a pin is set and whatever is connected to it: its level is what a voltmeter shows."""
+    modes = """
+from machine import Pin
+Pin(4, Pin.OUT, value=1)
+Pin(5, Pin.OUT, value=0)
+Pin(12, Pin.OPEN_DRAIN, value=1)
+Pin(13, Pin.OPEN_DRAIN, value=0)
+Pin(14, Pin.IN, Pin.PULL_UP)
+Pin(27, Pin.IN, Pin.PULL_DOWN)
+Pin(32, Pin.IN, Pin.PULL_UP)
+Pin(33, Pin.OUT, value=1)
 """
-    board = make_board(before_main=broken)
-    gpio = ask(board, "GET", "/").json["gpio"]
-    assert sorted(map(int, gpio)) == READABLE[1:-1]
+    board = make_board(before_main=modes)
+    rng = random.Random(5)
+    for _ in range(50):
+        board.set(pins={str(pin): rng.choice((0, 1, None)) for pin in READABLE})
+        shown = {str(pin): board.pin(pin).level for pin in READABLE}
+        assert ask(board, "GET", "/").json["gpio"] == shown
+        assert [shown[pin] for pin in ("4", "5", "13", "33")] == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            "[(7288, 0, 0, 0), (81536, 37788, 31744, 33004), (15072, 15036, 14848, 0)]",
+            (52824, 31744),
+        ),
+        ("[(1, 2, 3, 4)] if kind == HEAP_DATA else 1 // 0", (2, 3)),
+        (None, (None, None)),
+    ],
+)
+def test_the_heap_of_the_idf(make_board, told: str | None, expected: tuple[int, int]) -> None:
+    """All regions for data count; a chip that does not tell costs nothing but the figures."""
+    ask_it = """
+import esp32
+HEAP_DATA = esp32.HEAP_DATA
+REPLACE
+import hardware
+print("idf:", hardware.idf_heap())
+"""
+    replaced = f"esp32.idf_heap_info = lambda kind: {told}" if told else "del esp32.idf_heap_info"
+    board = make_board(before_main=ask_it.replace("REPLACE", replaced))
+    assert f"idf: {expected}" in board.console
 
 
 def test_several_pins_change_all_or_none(make_board) -> None:

@@ -133,6 +133,26 @@ def test_reading_a_pin_does_not_configure_it(board: Board, client: Client):
     assert board.pin(5).mode == "unset"
 
 
+def test_registers_show_what_pins_show(board: Board, client: Client):
+    """GPIO_IN and GPIO_IN1 have the level of every pad, GPIO_ENABLE and GPIO_ENABLE1 whether it is driven."""
+    board.set(pins={5: 1, 36: 1, 39: 1, 13: 1})
+    program = (
+        "machine.Pin(0, machine.Pin.OUT, value=1)\nmachine.Pin(33, machine.Pin.OUT, value=1)\n"
+        "machine.Pin(13, machine.Pin.OPEN_DRAIN, value=0)\n"
+        "machine.Pin(27, machine.Pin.IN, machine.Pin.PULL_UP)\n"
+        "r = [machine.mem32[a] for a in (0x3FF4403C, 0x3FF44040, 0x3FF44020, 0x3FF4402C)]"
+    )
+    low, high, enabled, enabled_high = client.exec(program)
+    levels, driven = low | high << 32, enabled | enabled_high << 32
+    shown = [board.pin(pin) for pin in state.PINS]
+    assert levels == sum(1 << pin.pin for pin in shown if pin.level)
+    assert driven == sum(1 << pin.pin for pin in shown if pin.mode in ("out", "open_drain"))
+    assert levels & (1 << 0 | 1 << 5 | 1 << 27 | 1 << 33 | 1 << 39) == levels & ~(1 << 36)
+    with pytest.raises(RuntimeError, match="KeyError"):
+        client.exec("r = machine.mem32[0x3FF44004]")
+    board.set(pins=dict.fromkeys((5, 36, 39, 13)))
+
+
 @pytest.mark.parametrize("pin", [34, 36, 39])
 def test_input_only_pins_cannot_be_outputs(client: Client, pin: int):
     """Pins 34-39 raise what the ESP32 raises."""

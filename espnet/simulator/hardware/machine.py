@@ -193,14 +193,26 @@ def _call(handler, argument):
 
 
 class _Registers:
-    """The two registers of the chip that say which pads it drives: GPIO_ENABLE and GPIO_ENABLE1."""
+    """The chip's registers of its pads, with a bit for each: GPIO_ENABLE and GPIO_ENABLE1 say which
+    ones it drives, GPIO_IN and GPIO_IN1 at which levels they are. No others are here to be read.
+    """
 
     def __getitem__(self, address):
-        first = {0x3FF44020: 0, 0x3FF4402C: 32}[address]
+        levels = address in (0x3FF4403C, 0x3FF44040)
+        first = 0 if address in (0x3FF44020, 0x3FF4403C) else 32
+        if first and not levels and address != 0x3FF4402C:
+            raise KeyError(address)
         bits = 0
-        for n in range(first, 32 if first == 0 else 40):
-            if mem[_PINS + n * 16] & 2:
-                bits |= 1 << n - first
+        bit = 1
+        at = _PINS + first * 16
+        for _ in range(8 if first else 28):
+            if levels:
+                if _level(at):
+                    bits |= bit
+            elif mem[at] & 2:
+                bits |= bit
+            bit <<= 1
+            at += 16
         return bits
 
 
