@@ -20,7 +20,8 @@ import redis
 from espnet import blocks, server
 from espnet.blocks import LEVELS
 from espnet.historian import ENTRIES, Historian
-from espnet.model import Device, SampleBatch, encode
+from espnet.model import Device, encode
+from espnet.samples import SampleBatch
 from espnet.store import Store
 from espnet.trip import sample_tags
 

@@ -24,7 +24,7 @@ import uvloop
 from bench.boards import board_id
 from espnet import server
 from espnet.clock import SystemClock
-from espnet.model import SampleBatch
+from espnet.samples import SampleBatch
 from espnet.sinks.datadog import Datadog
 from espnet.store import BATCH, Grant, Poll, Store
 from espnet.uploader import Uploader

@@ -17,7 +17,8 @@ memory in one Redis round trip. Imports go strictly downward, and a test enforce
 =====  ==========================================  ====================================================
 layer  module                                      responsibility
 =====  ==========================================  ====================================================
-0      ``errors`` ``clock`` ``model``              the error tree; time; frozen records and their codecs
+0      ``errors`` ``clock``                        the error tree; time
+0      ``model`` ``samples``                       frozen records and their codecs
 0      ``credential``                              boards' passwords, which nothing prints
 0      ``net/``                                    asking the network within a time
 1      ``board/``                                  every call that a board understands, sent two ways

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from espnet.blocks import LEVELS, sealed
-from espnet.model import SampleBatch, SinkState, phase
+from espnet.model import phase
+from espnet.samples import SampleBatch, SinkState
 from espnet.store import HISTORY, Entry, Store
 from espnet.store.history import Packing, Row, State
 

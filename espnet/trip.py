@@ -13,19 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from espnet.errors import BoardError
-from espnet.model import (
-    Climate,
-    Decision,
-    Device,
-    Fault,
-    Job,
-    Memory,
-    Override,
-    Reading,
-    SampleBatch,
-    Status,
-    finite,
-)
+from espnet.model import Climate, Decision, Device, Fault, Job, Memory, Override, Reading, Status
+from espnet.samples import SampleBatch, finite
 from espnet.series import UP, points_of
 from espnet.store import Claim, Poll
 

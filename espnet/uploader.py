@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 import structlog
 
 from espnet.clock import Clock
-from espnet.model import DeadLetter, Sample, SinkState
+from espnet.samples import DeadLetter, Sample, SinkState
 from espnet.sinks import Outcome, Sink, Verdict
 from espnet.store import Entry, Fate, Letter, Store
 

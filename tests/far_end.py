@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import redis
 
 from espnet.clock import ManualClock
-from espnet.model import Books, Sample, SampleBatch
+from espnet.samples import Books, Sample, SampleBatch
 from espnet.sinks import Outcome, Verdict
 from espnet.store import Grant, Poll, Store
 from espnet.uploader import Drained, Uploader

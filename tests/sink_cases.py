@@ -1,7 +1,7 @@
 """What tests of the sinks share: keys, times, samples, and what every reason looks like."""
 
 from espnet.clock import ManualClock
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.simulator.intake import Intake
 from espnet.sinks import Outcome
 from espnet.sinks.datadog import Datadog

@@ -22,7 +22,8 @@ from espnet.cli import main
 from espnet.cli.plot import _marks
 from espnet.clock import SystemClock
 from espnet.historian import Historian
-from espnet.model import Device, Reading, SampleBatch, encode
+from espnet.model import Device, Reading, encode
+from espnet.samples import SampleBatch
 from espnet.series import tags_of
 from espnet.store import Store
 

@@ -12,7 +12,7 @@ from test_store_samples import accepted, grow_old, letter
 from espnet.cli import main
 from espnet.cli.samples import SPOKE_S
 from espnet.clock import SystemClock
-from espnet.model import Sample, SinkState
+from espnet.samples import Sample, SinkState
 from espnet.sinks import Outcome, Verdict
 from espnet.store import Fate, Store
 

@@ -19,11 +19,7 @@ from espnet.cli.facts import (
     Sink,
 )
 from espnet.cli.health import problems
-from espnet.model import (
-    Books,
-    Queue,
-    SinkState,
-)
+from espnet.samples import Books, Queue, SinkState
 from espnet.store import Health
 
 NOW = 1_750_000_000.0

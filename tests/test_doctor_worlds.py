@@ -27,19 +27,8 @@ from espnet.cli.facts import (
 from espnet.cli.health import problems
 from espnet.cli.session import Session
 from espnet.credential import new_password
-from espnet.model import (
-    Books,
-    DeadLetter,
-    Device,
-    Memory,
-    Reading,
-    Sample,
-    SampleBatch,
-    SinkState,
-    Timer,
-    Write,
-    encode,
-)
+from espnet.model import Device, Memory, Reading, Timer, Write, encode
+from espnet.samples import Books, DeadLetter, Sample, SampleBatch, SinkState
 from espnet.store import Fate, Poll, Store
 
 COLLECTOR = "collector@pi:812:3fa1b2"

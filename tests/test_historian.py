@@ -21,11 +21,11 @@ from espnet.model import (
     Device,
     Fault,
     Reading,
-    SampleBatch,
     celsius_to_fahrenheit,
     decode_status,
     encode,
 )
+from espnet.samples import SampleBatch
 from espnet.series import tags_of
 from espnet.simulator.room import Room, RoomState, advance, shown
 from espnet.store import HISTORY, Claim, Grant, Poll, Store

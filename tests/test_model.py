@@ -8,30 +8,32 @@ from hypothesis import strategies as st
 
 from espnet.model import (
     FRESH_INTERVALS,
-    Books,
     Climate,
-    DeadLetter,
     Device,
     Fault,
-    Queue,
     Reading,
-    SampleBatch,
-    SinkState,
     View,
     celsius_to_fahrenheit,
-    decode_batch,
     decode_device,
     decode_fault,
-    decode_letter,
     decode_reading,
-    decode_sink_state,
     encode,
-    finite,
     phase,
     problem_with_address,
     problem_with_name,
     problem_with_tag,
     split_address,
+)
+from espnet.samples import (
+    Books,
+    DeadLetter,
+    Queue,
+    SampleBatch,
+    SinkState,
+    decode_batch,
+    decode_letter,
+    decode_sink_state,
+    finite,
 )
 
 DEVICE = Device(

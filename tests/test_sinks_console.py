@@ -11,7 +11,7 @@ from typing import TextIO
 import pytest
 
 from espnet.clock import ManualClock
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Sink, Verdict
 from espnet.sinks.console import WAIT_S, Console
 

@@ -16,7 +16,7 @@ from board_wire import Wire, answer, eventually
 from sink_cases import APP_KEY, CLOCK, KEY, OK, an_intake, heavy, is_sentence, samples, sink_to
 
 from espnet.errors import SinkError
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.simulator.intake import COMPRESSED_BYTES, Answer, Intake
 from espnet.sinks import SEND_S, Outcome, Sink, Verdict
 from espnet.sinks.datadog import Datadog

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Sink, Verdict
 
 PAGE = Path(__file__).parent.parent / "docs" / "sinks.md"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from espnet.errors import SinkError
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import SEND_S, Outcome, Sink, Verdict
 from espnet.sinks.dogstatsd import UDP_BYTES, UNIX_BYTES, DogStatsd
 
@@ -317,7 +317,7 @@ def test_the_environment_changes_nothing(udp: Agent) -> None:
         "DATADOG_CARDINALITY": "high",
     }
     code = (
-        "from espnet.model import Sample; from espnet.sinks.dogstatsd import DogStatsd;"
+        "from espnet.samples import Sample; from espnet.sinks.dogstatsd import DogStatsd;"
         f"print(DogStatsd({udp.address!r}).send([Sample('m', 1.0, {AT}, ('id:a',))] * 3).accepted)"
     )
     done = subprocess.run(

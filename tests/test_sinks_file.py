@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from espnet.errors import SinkError
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Sink, Verdict
 from espnet.sinks.file import File
 
@@ -26,7 +26,7 @@ AT = 1_750_000_000.0
 #: What every child process begins with.
 PREAMBLE = """
 import sys
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks.file import File
 """
 

@@ -21,7 +21,7 @@ from datadog_api_client.v1.model.metrics_payload import MetricsPayload
 from datadog_api_client.v1.model.series import Series
 from sink_cases import APP_KEY, CLOCK, KEY, OK, an_intake, samples
 
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Outcome
 from espnet.sinks.datadog import Datadog
 

@@ -23,7 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from espnet import __version__
 from espnet.clock import ManualClock
 from espnet.errors import SinkError, StoreUnavailable
-from espnet.model import Books, Climate, Device, Fault, Reading, View
+from espnet.model import Climate, Device, Fault, Reading, View
+from espnet.samples import Books
 from espnet.sinks.prometheus import (
     CLIENT_S,
     MOST_CLIENTS,

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from espnet.errors import RegistryConflict, UnknownDevice
-from espnet.model import Device, Fault, Queue, Reading, SampleBatch
+from espnet.model import Device, Fault, Reading
+from espnet.samples import Queue, SampleBatch
 from espnet.store import BATCH, Claim, Grant, Poll, Store
 
 NOW = 1_750_000_000.0

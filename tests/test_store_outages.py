@@ -14,7 +14,7 @@ from test_store import NOW, batch, board, poll, queue, reading, register
 
 from espnet.credential import Password
 from espnet.errors import EspNetError, StoreUnavailable
-from espnet.model import Books, DeadLetter, Sample, SinkState
+from espnet.samples import Books, DeadLetter, Sample, SinkState
 from espnet.store import Entry, Fate, Grant, Store
 from espnet.store.history import Packing, Row, State
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 from test_store import NOW, queue
 
-from espnet.model import Books, DeadLetter, Queue, Sample
+from espnet.samples import Books, DeadLetter, Queue, Sample
 from espnet.store import HELD_S, Entry, Fate, Store
 
 STREAM = "espnet:samples"

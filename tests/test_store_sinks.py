@@ -9,7 +9,7 @@ import redis
 from test_store import NOW, queue
 from test_store_samples import STREAM, accepted, books, grow_old, letter, sizes, weight
 
-from espnet.model import Books, Queue, SinkState
+from espnet.samples import Books, Queue, SinkState
 from espnet.store import HISTORY, MAX_LETTERS, Entry, Fate, SinkBooks, Store
 
 

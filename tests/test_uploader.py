@@ -10,7 +10,7 @@ from far_end import BUSY, FarEnd, Rig, Say, batch_of, commit
 from structlog.testing import capture_logs
 
 from espnet.errors import StoreUnavailable
-from espnet.model import Books, SampleBatch
+from espnet.samples import Books, SampleBatch
 from espnet.sinks import Outcome, Verdict
 from espnet.store import Grant, Poll, Store
 from espnet.uploader import Drained, Uploader

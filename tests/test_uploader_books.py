@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from far_end import BUSY, DENIED, FarEnd, Rig, Say
 
-from espnet.model import Books, DeadLetter, Queue, Sample
+from espnet.samples import Books, DeadLetter, Queue, Sample
 from espnet.sinks import Verdict
 from espnet.store import Entry, Fate
 from espnet.uploader import SUSPICIOUS, Drained

@@ -6,7 +6,7 @@ import pytest
 from far_end import BUSY, FarEnd, Rig, Say, batch_of, commit, weight
 from structlog.testing import capture_logs
 
-from espnet.model import Books
+from espnet.samples import Books
 
 
 @pytest.fixture

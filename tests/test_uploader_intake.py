@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from far_end import Rig
 
-from espnet.model import Books, Sample
+from espnet.samples import Books, Sample
 from espnet.simulator.intake import Answer, Intake
 from espnet.sinks import Outcome, Verdict
 from espnet.sinks.datadog import Datadog

@@ -8,7 +8,7 @@ import pytest
 from far_end import BUSY, DENIED, FarEnd, Rig, Say
 from structlog.testing import capture_logs
 
-from espnet.model import Books, Sample
+from espnet.samples import Books, Sample
 from espnet.sinks import Outcome, Verdict
 from espnet.uploader import SUSPICIOUS, Drained
 

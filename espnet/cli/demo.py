@@ -25,7 +25,8 @@ from espnet import server
 from espnet.cli.describe import describe
 from espnet.clock import Clock, SystemClock
 from espnet.errors import EspNetError
-from espnet.model import Books, View
+from espnet.model import View
+from espnet.samples import Books
 from espnet.simulator import Board, Fleet
 from espnet.simulator.intake import Intake
 from espnet.store import Store

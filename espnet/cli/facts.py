@@ -17,7 +17,8 @@ from espnet.cli.describe import access, is_denied, is_unclaimed, problem_of
 from espnet.cli.session import Session
 from espnet.credential import Credential
 from espnet.errors import StoreUnavailable
-from espnet.model import FRESH_INTERVALS, Books, Memory, Queue, Reading, SinkState, View
+from espnet.model import FRESH_INTERVALS, Memory, Reading, View
+from espnet.samples import Books, Queue, SinkState
 from espnet.store import COLLECTOR_FORGOTTEN_S, HISTORY, Health, Store
 from espnet.trip import MAX_BACKOFF_S
 

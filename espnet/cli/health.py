@@ -14,7 +14,7 @@ import msgspec
 
 from espnet.cli.amounts import NAMED, amount, amount_is, duration, size, some
 from espnet.cli.facts import Facts, Sink
-from espnet.model import Books
+from espnet.samples import Books
 from espnet.store import HISTORY, Health
 
 #: A poll that is due for longer is late by more than a slow heartbeat.

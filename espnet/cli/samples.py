@@ -14,7 +14,7 @@ from espnet.errors import SinkError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from espnet.model import Books, Queue
+    from espnet.samples import Books, Queue
     from espnet.sinks import Sink
     from espnet.store import Letter, SinkBooks
 

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from espnet.model import Sample
+from espnet.samples import Sample
 
 #: A `Sink.send` ends within this time whatever the far end does, in seconds.
 SEND_S = 20.0

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from espnet.clock import Clock, SystemClock
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Outcome, Verdict
 
 #: How long one `Console.send` waits for a reader, in seconds.

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from espnet import __version__
 from espnet.clock import SystemClock
 from espnet.errors import SinkError
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import SEND_S, Outcome, Verdict
 from espnet.sinks.http_times import date_of, retry_after_of
 

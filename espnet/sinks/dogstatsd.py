@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 
 from espnet.clock import SystemClock
 from espnet.errors import SinkError
-from espnet.model import Sample
 from espnet.net.names import resolve
+from espnet.samples import Sample
 from espnet.sinks import SEND_S, Outcome, Verdict
 
 DEFAULT_ADDRESS = "127.0.0.1:8125"

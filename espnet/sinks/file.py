@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from espnet.errors import SinkError
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Outcome, Verdict
 
 DEFAULT_MAX_BYTES = 100_000_000

@@ -32,7 +32,8 @@ from prometheus_client import (
 from espnet import __version__
 from espnet.clock import Clock, SystemClock
 from espnet.errors import SinkError, StoreUnavailable
-from espnet.model import Books, Device, Reading, Status, View
+from espnet.model import Device, Reading, Status, View
+from espnet.samples import Books
 
 DEFAULT_ADDRESS = "127.0.0.1:9469"
 #: Connections at a time; one more is closed at once. Prometheus needs one, a pair of them two.

@@ -4,18 +4,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from espnet.model import (
-    Books,
-    DeadLetter,
-    Device,
-    Fault,
-    Job,
-    Memory,
-    Queue,
-    Reading,
-    SampleBatch,
-    SinkState,
-)
+from espnet.model import Device, Fault, Job, Memory, Reading
+from espnet.samples import Books, DeadLetter, Queue, SampleBatch, SinkState
 
 #: Most devices of one claim or commit: Lua's ``unpack`` takes some 8,000 values, and a batch of this
 #: size spreads the round trip thin enough (0.7 µs a device on the client's side).

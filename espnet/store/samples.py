@@ -5,15 +5,8 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from espnet.model import (
-    Books,
-    Queue,
-    SinkState,
-    decode_batch,
-    decode_letter,
-    decode_sink_state,
-    encode,
-)
+from espnet.model import encode
+from espnet.samples import Books, Queue, SinkState, decode_batch, decode_letter, decode_sink_state
 from espnet.store.connection import Connection, translated
 from espnet.store.records import (
     HELD_S,

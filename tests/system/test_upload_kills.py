@@ -15,7 +15,7 @@ import pytest
 from far_end import Rig
 
 from espnet.clock import SystemClock
-from espnet.model import Books
+from espnet.samples import Books
 from espnet.simulator.intake import Intake
 from espnet.sinks.datadog import Datadog
 from espnet.uploader import Drained, Uploader

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from espnet.clock import SystemClock
-from espnet.model import Sample
+from espnet.samples import Sample
 from espnet.sinks import Outcome
 from espnet.sinks.datadog import Datadog
 from espnet.store import Store

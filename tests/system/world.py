@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from espnet.model import SampleBatch, decode_batch
+from espnet.samples import SampleBatch, decode_batch
 from espnet.simulator import Board
 from espnet.simulator.state import Request
 from espnet.store import Store
