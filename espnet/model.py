@@ -36,6 +36,9 @@ class Status(msgspec.Struct, frozen=True):
 
     ``f`` is the chip's temperature in °F, None on chips without a sensor. ``gpio`` maps a pin's
     number to its level. ``fence`` is the highest number that a lock's holder has shown since boot.
+    ``build`` is the release that runs, on ``trial`` until it is confirmed. In ``safe_mode`` no pin is driven
+    and no sensor read. ``boots`` counts them all. ``idf_free`` and ``idf_largest`` are what the chip's own
+    system has left for Wi-Fi and sockets, in bytes, and the largest piece of that.
     """
 
     id: str
@@ -46,6 +49,12 @@ class Status(msgspec.Struct, frozen=True):
     uptime_s: float | None = None
     mem_free: int | None = None
     version: str | None = None
+    build: str | None = None
+    trial: bool | None = None
+    safe_mode: bool | None = None
+    boots: int | None = None
+    idf_free: int | None = None
+    idf_largest: int | None = None
     reset_cause: str | int | None = None
     claimed: bool | None = None
     private: bool | None = None

@@ -94,9 +94,10 @@ def shown_of(device: Device, jobs: Sequence[Job], at: float, status: Status | No
     """How many series a device has on the page for Prometheus (`espnet.sinks.prometheus`), which shows
     every pin; ``status`` as in `series_of`."""
     pins = len(pins_of(device, jobs, at)) if status is None else len(status.gpio)
-    own = 3  # temperature, uptime, memory
+    own = 5  # temperature, uptime, memory, and two of the chip's own system
     if status is not None:
-        own = sum(value is not None for value in (status.f, status.uptime_s, status.mem_free))
+        said = (status.f, status.uptime_s, status.mem_free, status.idf_free, status.idf_largest)
+        own = sum(value is not None for value in said)
     governing = sum(governs(job, at) for job in jobs)
     # Whether it is up, and what it is.
     return 2 + own + pins + 2 * len(device.dht22) + len(device.adc) + 2 * governing

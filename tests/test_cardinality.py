@@ -102,7 +102,7 @@ def test_many_boards_like_one_count_as_if_they_were_there() -> None:
 def test_the_page_for_prometheus_is_counted_as_it_is_written() -> None:
     """As many series of devices as `espnet.sinks.prometheus` puts on it."""
     now = NOW
-    body = status_body("b", uptime_s=5.0, mem_free=9_000)
+    body = status_body("b", uptime_s=5.0, mem_free=9_000, idf_free=60_000, idf_largest=30_000)
     jobs: tuple[Job, ...] = (
         LAMP,
         msgspec.structs.replace(LAMP, name="off", enabled=False),

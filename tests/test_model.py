@@ -17,6 +17,7 @@ from espnet.model import (
     decode_device,
     decode_fault,
     decode_reading,
+    decode_status,
     encode,
     phase,
     problem_with_address,
@@ -94,6 +95,39 @@ def test_a_record_that_decodes_is_valid() -> None:
     for wrong in (b'{"id": 1, "name": "a", "address": "b"}', b'{"id": "a"}', b"[]", b""):
         with pytest.raises(msgspec.DecodeError):
             decode_device(wrong)
+
+
+NEWER = {
+    "build": "0123456789ab",
+    "trial": True,
+    "safe_mode": False,
+    "boots": 17,
+    "idf_free": 61_000,
+    "idf_largest": 31_000,
+}
+
+
+def test_a_board_of_any_age_has_a_status() -> None:
+    """What a board says of its release and its memory is kept; one that knows nothing of it says nothing."""
+    new = decode_status(status_body(**NEWER))
+    assert {name: getattr(new, name) for name in NEWER} == NEWER
+    old = decode_status(status_body())
+    assert {getattr(old, name) for name in NEWER} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        (name, wrong)
+        for name in NEWER
+        for wrong in ("1", 1, True, 1.5, [], {})
+        if type(wrong) is not type(NEWER[name])
+    ],
+)
+def test_a_status_with_a_field_of_another_type_is_none(name: str, wrong: object) -> None:
+    """Text is no number, 1 is not true: a board that answers so is not believed at all."""
+    with pytest.raises(msgspec.ValidationError):
+        decode_status(status_body(**{name: wrong}))
 
 
 @pytest.mark.parametrize(

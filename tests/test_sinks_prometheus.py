@@ -53,7 +53,8 @@ def view(
 ) -> View:
     """A device with four pins, a DHT22 and a light sensor, polled every 10 s."""
     answer = {"id": id, "f": 100.4, "gpio": {"2": 0, "4": 1, "5": 0, "18": 1}}
-    answer |= {"uptime_s": 3600.5, "mem_free": 123_456, "version": "1.0"} | status
+    answer |= {"uptime_s": 3600.5, "mem_free": 123_456, "version": "1.0"}
+    answer |= {"idf_free": 61_000, "idf_largest": 31_000} | status
     reading = Reading(
         at=NOW - age_s,
         poll_s=0.08,
@@ -139,6 +140,8 @@ def test_a_device_shows_its_reading_in_base_units() -> None:
     assert value(page, "board_temperature_celsius", **PORCH) == pytest.approx(38)
     assert value(page, "board_uptime_seconds", **PORCH) == 3600.5
     assert value(page, "board_free_memory_bytes", **PORCH) == 123_456
+    assert value(page, "board_idf_free_bytes", **PORCH) == 61_000
+    assert value(page, "board_idf_largest_bytes", **PORCH) == 31_000
     levels = {pin: value(page, "pin_level", **PORCH, pin=pin) for pin in ("2", "4", "5", "18")}
     assert levels == {"2": 1, "4": 1, "5": 0, "18": 1}
     assert value(page, "dht22_temperature_celsius", **PORCH, sensor="air") == 21.5
@@ -203,7 +206,8 @@ def test_a_removed_device_is_gone_at_the_next_scrape() -> None:
 
 def test_what_a_board_does_not_know_is_not_shown() -> None:
     """A board of 2021 has no uptime and no memory, a chip without a sensor no temperature: no zeros."""
-    old = view(f=None, uptime_s=None, mem_free=None, version=None)
+    gone = dict.fromkeys(("uptime_s", "mem_free", "idf_free", "idf_largest", "version"))
+    old = view(f=None, **gone)
     names = about(scrape(Fleet(NOW, [old])), "a0")
     assert not {name for name in names if name.startswith("espnet_board_")}
     assert "espnet_pin_level" in names

@@ -160,6 +160,8 @@ def _of_readings(rows: list[_Row]) -> Iterator[Metric]:
         ("board_temperature_celsius", "Temperature of the board's chip.", _celsius),
         ("board_uptime_seconds", "Time since the board booted.", attrgetter("uptime_s")),
         ("board_free_memory_bytes", "Free heap of the board.", attrgetter("mem_free")),
+        ("board_idf_free_bytes", "Memory free for Wi-Fi and sockets.", attrgetter("idf_free")),
+        ("board_idf_largest_bytes", "The largest piece of that.", attrgetter("idf_largest")),
     ):
         found = ((row.me, value(row.status)) for row in rows)
         known = ((me, number) for me, number in found if number is not None)
