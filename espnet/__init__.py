@@ -29,6 +29,7 @@ layer  module                                      responsibility
 1      ``series``                                  which metrics a device makes: pure
 2      ``jobs``                                    what a pin should be, and why: pure
 2      ``store/``                                  every Redis key, script and codec
+2      ``settings``                                what a board's settings.json may say: pure
 3      ``trip``                                    what a poll's answer becomes: pure
 3      ``watch``                                   who looks at whose readings
 4      ``visit``                                   one visit to one board: read, decide, write

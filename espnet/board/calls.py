@@ -26,14 +26,16 @@ T = TypeVar("T")
 
 
 class Call(NamedTuple):
-    """One request. An empty form means no body."""
+    """One request. Its body is the form, or ``content`` of the type ``media``; none where both are empty."""
 
     method: str
     path: str
     form: tuple[tuple[str, str], ...] = ()
+    content: bytes = b""
+    media: str = "application/x-www-form-urlencoded"
 
-    def body(self) -> str:
-        return urlencode(self.form)
+    def body(self) -> bytes:
+        return urlencode(self.form).encode() if self.form else self.content
 
 
 GET_BASIC = Call("GET", "/")
@@ -88,6 +90,19 @@ def read_dht22(pin: int) -> Call:
 def set_host(address: str) -> Call:
     """Tells the board who manages it (shown in its ``espnet_host``)."""
     return Call("POST", "/set_host", (("ip", address),))
+
+
+#: What the page shows beside the status, the last crash among it.
+GET_DETAILS = Call("GET", "/details")
+#: The settings in use; of every password only whether there is one.
+GET_SETTINGS = Call("GET", "/settings")
+#: The board answers first.
+RESTART = Call("POST", "/restart")
+
+
+def post_settings(content: bytes) -> Call:
+    """Replaces the board's settings (`espnet.settings.encode`); they hold from its next restart on."""
+    return Call("POST", "/settings", content=content, media="application/json")
 
 
 def renew_leases(fence: int) -> Call:

@@ -52,10 +52,10 @@ def _exchange(
     deadline: float,
     login: Login | None,
 ) -> Reply:
-    headers = {"Content-Type": "application/x-www-form-urlencoded"} if call.form else {}
     body = call.body()
+    headers = {"Content-Type": call.media} if body else {}
     if login is not None:
-        words = (call.method.encode(), call.path.encode(), body.encode())
+        words = (call.method.encode(), call.path.encode(), body)
         if signature := login.sign(*words):
             headers["Authorization"] = signature.decode()
     try:

@@ -37,13 +37,12 @@ class _Answer(NamedTuple):
 def request_bytes(address: str, call: Call) -> bytes:
     """A call as it goes over the wire, head and body in one piece."""
     head = f"{call.method} {call.path} HTTP/1.1\r\nHost: {address}\r\n"
-    if not call.form:
-        return (head + "\r\n").encode()
     body = call.body()
+    if not body:
+        return (head + "\r\n").encode()
     return (
-        f"{head}Content-Type: application/x-www-form-urlencoded\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n{body}"
-    ).encode()
+        f"{head}Content-Type: {call.media}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    )
 
 
 class Link:
