@@ -73,13 +73,12 @@ lock: ## renew Pipfile.lock, without package source addresses
 	@$(PIPENV) lock
 	@$(BIN)/python -c 'import json, pathlib; p = pathlib.Path("Pipfile.lock"); d = json.loads(p.read_text()); d["_meta"]["sources"] = []; [e.pop("index", None) for s in ("default", "develop") for e in d[s].values()]; p.write_text(json.dumps(d, indent=4, sort_keys=True) + "\n")'
 
-# The board imports boot.py and main.py as text; all else goes compiled, because compiling on the board
-# is what needs most memory there. The page goes compressed. Simulated boards get the same. Wi-Fi comes from esp32/settings.json, which git ignores.
+# The switch (boot.py, main.py, switch.py) goes as source, the release into a slot, compiled. Simulated boards get the same.
 put: setup ## copy the firmware onto the board at PORT and restart it
 	@test -n "$(PORT)" || { echo "Say where the board is: make put PORT=/dev/ttyUSB0" >&2; exit 2; }
 	@rm -rf $(BOARD) && mkdir -p $(dir $(BOARD))
 	@$(BIN)/python -c 'from pathlib import Path; from espnet.simulator.flash import prepare; prepare(Path("esp32"), Path("$(BOARD)"), compiled=True)'
-	@$(BIN)/mpremote connect "$(PORT)" fs cp $(BOARD)/* : + reset
+	@$(BIN)/mpremote connect "$(PORT)" fs cp -r $(BOARD)/. : + reset
 
 flash: setup ## erase the board at PORT and write the MicroPython image FIRMWARE
 	@test -n "$(PORT)" -a -n "$(FIRMWARE)" || { echo "Say which board and which image: make flash PORT=/dev/ttyUSB0 FIRMWARE=ESP32_GENERIC.bin" >&2; exit 2; }

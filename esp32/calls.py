@@ -7,15 +7,15 @@ is the contract in full; it is compatible with the boards of 2021.
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
 
 import binascii
-import gc
 import os
-import sys
 
 import auth
 import bodies
+import boots
 import fields
 import flash
 import hardware
+import rarely
 from http1 import Refusal, Stream
 from leases import LEVELS as SAFE_LEVELS
 from micropython import const
@@ -26,6 +26,7 @@ _HOST_FILE = "host.json"
 _PAGE_PIECE = const(512)
 _LEASE_MAX_S = const(86400)
 _FENCE = ("fence", 1, 10**15)  # name and range of the field
+_JSON = ("false", "true")
 
 
 class Calls:
@@ -41,7 +42,7 @@ class Calls:
         # What stays the same until the next boot, as JSON text made once: GET / is asked for ever.
         boot = binascii.hexlify(os.urandom(8)).decode()
         self._constant = (
-            f'"boot":"{boot}","version":"{VERSION}",'
+            f'"boot":"{boot}","version":"{VERSION}","build":"{boots.build}","boots":{boots.count},'
             f'"reset_cause":"{hardware.reset_cause()}","sensors":{{}}'
         )
         self.routes = (
@@ -53,6 +54,10 @@ class Calls:
             (b"POST", b"/dht22", CONTROL, self.dht22),
             (b"POST", b"/set_host", CONTROL, self.set_host),
             (b"POST", b"/claim", CONTROL, self.claim),
+            (b"GET", b"/update", READ, self.update_state),
+            (b"PUT", b"/update", CONTROL, self.update_file),
+            (b"POST", b"/update", CONTROL, self.update),
+            (b"POST", b"/restart", CONTROL, self.restart),
         )
 
     async def status(self, request):
@@ -73,7 +78,8 @@ class Calls:
             f'"gpio":{hardware.levels_json()},"espnet_host":"{self.host}",'
             f'"uptime_s":{self.clock.uptime_s()},"mem_free":{self.memory.free()},'
             f'"leases":{self.leases.json()},"leases_expired":{self.leases.expired},'
-            f'"fence":{self.leases.fence},{auth.json},{self._constant}}}'
+            f'"fence":{self.leases.fence},{auth.json},"trial":{_JSON[boots.trial]},'
+            f'"safe_mode":{_JSON[boots.safe]},{self._constant}}}'
         )
 
     async def page(self, request):
@@ -81,13 +87,13 @@ class Calls:
 
         Which headers go with the compressed one stands in its own head, as gzip's comment.
         """
-        name = "ui.html.gz"
+        name = f"{boots.slot}/ui.html.gz"
         pieces = _file_pieces(name)
         try:
             request.header = next(pieces)[10:].partition(b"\0")[0].decode()
             pieces.close()
         except OSError:
-            name = "ui.html"
+            name = f"{boots.slot}/ui.html"
         known = request.headers[5]  # the ETag, in quotes, of the page that the browser has
         status = 304 if known[:1] == '"' and known in request.header else 200
         pieces = _file_pieces("" if status == 304 else name)
@@ -95,13 +101,11 @@ class Calls:
 
     async def details(self, request):
         """GET /details: what the page tells people beside the status; no collector asks for it."""
-        gc.collect()  # or what is loaded would lie amid the free heap, and cut it in two
-        import details  # on most days nobody opens the page
-
-        return details.answer(self.id, self.leases, self.clock.uptime_s())
+        return rarely.need("details").answer(self.id, self.leases, self.clock.uptime_s())
 
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
+        _check_mode()
         body = bodies.read(request)
         pins = fields.pins(body, "pin")
         value = fields.whole(body, "value", 0, 2)
@@ -133,11 +137,13 @@ class Calls:
 
     async def adc(self, request):
         """POST /adc: sample an analogue pin, while another pin powers what is measured."""
-        return await _measure().adc(self, request)
+        _check_mode()
+        return await rarely.need("measure").adc(self, request)
 
     async def dht22(self, request):
         """POST /dht22: one fresh measurement; nothing is remembered."""
-        return _measure().dht22(self, request)
+        _check_mode()
+        return rarely.need("measure").dht22(self, request)
 
     async def set_host(self, request):
         """POST /set_host: remember, across resets, where EspNet is."""
@@ -154,14 +160,31 @@ class Calls:
 
     async def claim(self, request):
         """POST /claim: give an open board its credential, or a claimed one another (sealed)."""
-        import claim  # on most days nobody asks
+        body = bodies.read(request)
+        self.check_fence(body)
+        rarely.need("claim").take(request, body)
+        return {"id": self.id, "status": "OK"}
 
-        try:
-            body = bodies.read(request)
-            self.check_fence(body)
-            claim.take(request, body)
-        finally:
-            del sys.modules["claim"]
+    async def update_state(self, request):
+        """GET /update: which release runs, what became of the last one, and how much room there is."""
+        return rarely.need("update").state(self.id, self.clock.uptime_s())
+
+    async def update_file(self, request):
+        """PUT /update: the manifest of another release, or a piece of one of its files."""
+        fence = fields.query(request.query, "fence")
+        self.check_fence({} if fence is None else {"fence": fence})
+        return await rarely.need("update").put(self.id, request)
+
+    async def update(self, request):
+        """POST /update: switch to what was put, confirm what runs on trial, or undo either."""
+        body = bodies.read(request)
+        self.check_fence(body)
+        return await rarely.need("update").act(self.id, body)
+
+    async def restart(self, request):
+        """POST /restart: answer, then restart the chip."""
+        self.check_fence(bodies.read(request))
+        boots.restart()
         return {"id": self.id, "status": "OK"}
 
     def check_fence(self, body, pin=None):
@@ -184,15 +207,6 @@ class Calls:
             raise Refusal(403, f"pin {pin} is leased; end its lease by a write first", name)
 
 
-def _measure():
-    """The module that measures. It is loaded when it is asked for: many boards only switch."""
-    if "measure" not in sys.modules:
-        gc.collect()  # as for details
-    import measure
-
-    return measure
-
-
 def _file_pieces(name):
     """The bytes of a file; no name: none."""
     if not name:
@@ -204,6 +218,12 @@ def _file_pieces(name):
             if not piece:
                 return
             yield piece
+
+
+def _check_mode():
+    """Refuse what moves pins while the board is in safe mode."""
+    if boots.safe:
+        raise Refusal(503, "safe mode: the board died too often; this ends after a good minute")
 
 
 def check_writable(pin, name):

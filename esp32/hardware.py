@@ -11,6 +11,7 @@ sensors are in measure.py, which gets at them through this file.
 
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
 
+import asyncio
 import binascii
 
 import dht  # noqa: F401 - for measure.py
@@ -35,6 +36,10 @@ _RESET_CAUSES = {
 }
 
 
+# One measurement at a time: two that share a power pin would switch it off under each other.
+measuring = asyncio.Lock()
+
+
 class HardwareError(Exception):
     """A pin could not be set, or a sensor gave no value; the text says which one and why."""
 
@@ -47,6 +52,16 @@ def board_id():
 def reset_cause():
     """Why the board last started, as one word."""
     return _RESET_CAUSES.get(machine.reset_cause(), "unknown")
+
+
+def restart():
+    """Restart the chip; it does not return."""
+    machine.reset()
+
+
+def watchdog(timeout_ms):
+    """The watchdog: the chip restarts when nobody has called its `feed()` for so long."""
+    return machine.WDT(timeout=timeout_ms)
 
 
 def temperature_f():

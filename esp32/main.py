@@ -1,73 +1,35 @@
-"""The board's program: builds the parts, joins them, and keeps them running.
+"""Starts the release that the switch chooses. Like boot.py and switch.py it is put by cable only.
 
-Nothing but Ctrl-C (mpremote) or a reset ends it. A task that fails says why and is started again.
+Only Ctrl-C, by which a person at the cable takes over, ends it: whatever else ends the release restarts
+the board, and the switch counts that.
 """
 
-import asyncio
 import gc
+import sys
 
-# The largest first: source is compiled here, which takes an empty heap.
-from web import Server, failed
+try:
+    import switch
 
-# isort: split
-import auth
-import hardware
-import wifi
-from calls import Calls
-from clock import Clock
-from leases import Leases
-from memory import Memory
-from micropython import const
+    choice = switch.choose()
+    # What it took to choose is needed no more, and this board has little memory.
+    del sys.modules["switch"], switch
+except Exception as error:
+    sys.print_exception(error)
+    choice = {"slot": "a"}
 
-PORT = const(80)
-TICK_MS = const(500)
+sys.path.insert(0, "/" + choice["slot"])
+gc.collect()
 
-clock = Clock()
-memory = Memory()
-leases = Leases(clock, hardware.drive)
-auth.clock = clock
-server = Server(Calls(clock, leases, memory).routes, auth.admit)
+try:
+    import app
 
+    app.main(choice)
+except KeyboardInterrupt:
+    import switch
 
-async def tick():
-    """What must happen twice a second, whether or not anybody asks for anything."""
-    then_ms = clock.now_ms()
-    while True:
-        await asyncio.sleep_ms(TICK_MS)
-        leases.expire()
-        now_ms = clock.now_ms()
-        server.age(now_ms - then_ms)
-        memory.tidy(server.served)
-        then_ms = now_ms
+    switch.step_aside()
+    raise
+except BaseException as error:
+    import switch
 
-
-async def for_ever(start):
-    """Run the coroutine that `start()` makes; whenever it fails, say why and run another."""
-    while True:
-        try:
-            await start()
-        except Exception as error:
-            failed(error)
-        gc.collect()
-        await asyncio.sleep(1)
-
-
-def main():
-    """Returns only by Ctrl-C or a reset, and then with every leased pin at its safe level."""
-    gc.collect()
-    # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
-    gc.threshold(12288)
-    starts = (tick, wifi.stay_connected, lambda: server.serve("0.0.0.0", PORT))
-    tasks = [asyncio.create_task(for_ever(start)) for start in starts]
-    try:
-        while tasks:
-            try:
-                asyncio.get_event_loop().run_forever()
-            except Exception as error:  # the loop's own, and its tasks are all still there
-                failed(error)
-                gc.collect()
-    finally:
-        leases.let_go()
-
-
-main()
+    switch.give_up(choice, error)

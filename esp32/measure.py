@@ -12,7 +12,7 @@ from array import array
 import bodies
 import fields
 from calls import check_writable
-from hardware import ADC, HardwareError, Pin, dht, drive
+from hardware import ADC, HardwareError, Pin, dht, drive, measuring
 from http1 import JSON, Refusal, Stream
 from micropython import const
 
@@ -25,9 +25,6 @@ _SAMPLES_MAX = const(1000)
 _SLICES = const(5)
 _READINGS = const(4)  # in each slice
 _SLICE_MS = const(2)
-
-# One measurement at a time: two that share a power pin would switch it off under each other.
-_measuring = asyncio.Lock()
 
 
 async def adc(calls, request):
@@ -85,7 +82,7 @@ async def _sample(read_pin, power_pin, samples):
     Returns (an array of samples 0..4095, the duration in µs). Yields to the other tasks every few
     readings. The power goes off whatever happens: a failure, a cancellation, no memory.
     """
-    async with _measuring:
+    async with measuring:
         data = array("H", bytes(2 * samples))
         try:
             if power_pin is not None:

@@ -32,6 +32,7 @@ _CONNECTIONS_MAX = const(8)  # of the ten or so sockets that the IP stack of a b
 _BACKLOG = const(8)
 _PIECE_MAX = const(512)
 _LINGER_MAX = const(65536)
+_HOPELESS = const(500)  # failures to let a client in, at least 10 s of nothing else
 
 _HEAD_MS = const(5000)  # from the first byte, or from the connection, to the blank line
 _BODY_MS = const(10000)
@@ -192,6 +193,7 @@ class Server:
         self.routes = routes
         self.admit = admit
         self.served = 0  # answers since boot, refusals included
+        self.failures = _HOPELESS  # how often in a row a client could not be let in
         self._connections = [None] * _CONNECTIONS_MAX
 
     async def serve(self, host, port):
@@ -202,15 +204,23 @@ class Server:
             listener.bind(socket.getaddrinfo(host, port)[0][-1])
             listener.listen(_BACKLOG)
             listener.setblocking(False)
+            self.failures = 0
             while True:
                 try:
                     await _readable(listener)
                     self._admit(listener.accept()[0])
+                    self.failures = 0
                 except (OSError, MemoryError):
+                    self.failures += 1
                     gc.collect()
                     await asyncio.sleep_ms(20)
         finally:
+            self.failures = _HOPELESS
             listener.close()
+
+    def accepts(self):
+        """Whether clients can be let in, as far as one can know."""
+        return self.failures < _HOPELESS
 
     def age(self, elapsed_ms):
         """Take `elapsed_ms` off each allowance, and end the connections that have none left."""

@@ -76,6 +76,10 @@ class SinkError(EspNetError):
     """A sink cannot work as it is configured."""
 
 
+class FirmwareError(EspNetError):
+    """A folder, a release or an image is not what a board can run."""
+
+
 class TooManyMetrics(EspNetError):
     """A sink would be billed for more series than a person allowed."""
 

@@ -120,7 +120,7 @@ def test_the_wheel_carries_the_firmware_and_the_scripts(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("espnet-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for path in (ROOT / "esp32").glob("*.*"):
-            assert archive.read(f"espnet/firmware/{path.name}") == path.read_bytes()
+            assert archive.read(f"espnet/esp32/{path.name}") == path.read_bytes()
         for path in (ROOT / "espnet" / "lua").glob("*.lua"):
             assert archive.read(f"espnet/lua/{path.name}") == path.read_bytes()
         (entry,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))

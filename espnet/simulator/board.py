@@ -69,6 +69,7 @@ class SimulatedBoard:
         self.settled = asyncio.Event()  # ready, or it will not be by itself
         self.pid = 0
         self.boots = 0
+        self.forgiven = False
         self.room: Room | None = None
         self.room_state = RoomState(0.0, 0.0)
         self._changes_seen = 0
@@ -281,14 +282,20 @@ class SimulatedBoard:
 
     # Power
 
-    async def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
-        """Resets the board; returns when it answers again (``wait``)."""
+    async def reset(self, cause: str = "hard", *, wait: bool = True, counted: bool = False) -> None:
+        """Resets the board; returns when it answers again (``wait``).
+
+        ``counted``: as one of the boots that end too early, of which three lead into safe mode. Else the
+        board takes itself for healthy, however often and quickly it is reset so.
+        """
         if cause not in CAUSES:
             raise SimulatorError(f"{cause!r} is no reset; there are {', '.join(CAUSES)}.")
+        self.forgiven = not counted
         await self.operator.restart(self, cause, wait=wait)
 
     async def power(self, on: bool) -> None:
-        """Switches the board's power; on returns when it answers."""
+        """Switches the board's power; on returns when it answers. It does not count as a short boot."""
+        self.forgiven = True
         await self.operator.switch(self, on)
 
     def end(self) -> None:

@@ -98,8 +98,9 @@ class Board:
     def clear(self, kind: str | None = None) -> None:
         self._fleet.run(self._board.clear(kind))
 
-    def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
-        self._fleet.run(self._board.reset(cause, wait=wait))
+    def reset(self, cause: str = "hard", *, wait: bool = True, counted: bool = False) -> None:
+        """See `SimulatedBoard.reset`."""
+        self._fleet.run(self._board.reset(cause, wait=wait, counted=counted))
 
     def unclaim(self) -> None:
         """Makes a claimed board open, as ``mpremote fs rm :claim.json + reset`` does over USB."""

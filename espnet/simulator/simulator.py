@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from espnet import firmware
 from espnet.clock import Clock, SystemClock
 from espnet.simulator import control, flash
 from espnet.simulator.board import SimulatedBoard, call
@@ -63,7 +64,8 @@ class Simulator:
     ``heap``: MicroPython's ``-X heapsize``, None for the port's default. ``directory``: where boards
     keep their flash; without it a private folder that is removed. ``port``: the first board's port,
     the others follow; without it free ports are found. ``chip``: decides which temperature sensor
-    the module `esp32` has.
+    the module `esp32` has. ``compiled``: False leaves the firmware as source, which needs more memory
+    than a board has; EspNet's own comes compiled by default, like on boards.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Simulator:
         firmware: Path | None = None,
         directory: Path | None = None,
         heap: str | None = "112K",
-        compiled: bool = False,
+        compiled: bool | None = None,
         port: int | None = None,
         chip: str = "esp32",
         on_ready: Callable[[SimulatedBoard], None] | None = None,
@@ -125,9 +127,9 @@ class Simulator:
         if self._directory is not None:
             home = self._directory.resolve()
             self._locks.append(flash.lock_folder(home))
-        firmware = self._firmware or flash.find_firmware()
+        source = self._firmware or firmware.find()
         prepared = runtime / "firmware"
-        await asyncio.to_thread(flash.prepare, firmware, prepared, compiled=self._compiled)
+        await asyncio.to_thread(flash.prepare, source, prepared, compiled=self._compiled)
         self._launch = await asyncio.to_thread(flash.put_hardware, runtime / "hardware")
         for number, board_id in enumerate(board_ids(self._seed, self._count)):
             folder = home / board_id
@@ -265,6 +267,9 @@ class Simulator:
             board.power_fell(self.monotonic_s())
             self._fed.pop(board.number, None)
             board.boots += 1
+            if board.forgiven:
+                flash.forgive(board.flash)
+                board.forgiven = False
             heap = ["-X", f"heapsize={self._heap}"] if self._heap else []
             arguments = ["ADDRESS", str(SIZE), self._chip, str(board.flash)]
             order = {

@@ -42,8 +42,8 @@ def make_board(tmp_path: Path) -> Iterator[MakeBoard]:
                     assert old in text, f"{name} has no {old!r} any more"
                     text = text.replace(old, new)
                 (folder / name).write_text(text)
-            main = (folder / "main.py").read_text()
-            (folder / "main.py").write_text(before_main + "\n" + main)
+            app = (folder / "app.py").read_text()
+            (folder / "app.py").write_text(before_main + "\n" + app)
             fleet = stack.enter_context(Fleet(1, firmware=folder, **options))
             return fleet[0]
 

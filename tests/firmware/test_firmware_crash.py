@@ -103,7 +103,7 @@ def test_crashes_outside_of_calls_are_kept(make_board, where: str) -> None:
             ("    tasks = [", '    bad = ["it broke"]\n    tasks = ['),
         ],
     }[where]  # fmt: skip
-    board = make_board({"main.py": changes})
+    board = make_board({"app.py": changes})
     crash = until(lambda: crash_of(board))
     assert crash["text"].endswith("OSError: it broke")
     assert on_flash(board) == crash["text"]

@@ -35,12 +35,12 @@ def imports(file: Path) -> set[str]:
 
 
 def test_the_folder_is_flat() -> None:
-    """The folder is copied to the board's root as it is: only files, and no package."""
+    """The folder becomes a slot of the board as it is: only files, and no package."""
     inside = [path for path in FIRMWARE.iterdir() if path.name != "__pycache__"]
     assert all(path.is_file() for path in inside)
     assert {path.suffix for path in inside} <= {".py", ".html"}
     assert not (FIRMWARE / "__init__.py").exists()
-    assert {"boot.py", "main.py"} <= {path.name for path in inside}
+    assert {"boot.py", "main.py", "switch.py", "app.py"} <= {path.name for path in inside}
 
 
 def test_no_file_hides_a_module() -> None:
@@ -50,12 +50,14 @@ def test_no_file_hides_a_module() -> None:
 
 
 def test_one_file_for_each_piece_of_hardware() -> None:
-    """Exactly one file imports `machine`, `esp32` and `dht`, and exactly one `network`."""
+    """One file of a release imports `machine`, `esp32` and `dht`, and one `network`. The switch, which is no
+    part of a release, has the watchdog and resets of its own."""
     users = {
         module: [file.name for file in FILES if module in imports(file)]
         for module in ("machine", "esp32", "dht", "network", "esp", "neopixel", "bluetooth")
     }
-    assert users["machine"] == users["esp32"] == users["dht"] == ["hardware.py"]
+    assert users["machine"] == ["hardware.py", "switch.py"]
+    assert users["esp32"] == users["dht"] == ["hardware.py"]
     assert users["network"] == ["wifi.py"]
     assert not users["esp"] + users["neopixel"] + users["bluetooth"]
 
@@ -95,7 +97,7 @@ def test_every_pin_is_what_the_contract_says(board: Board) -> None:
 
 
 def test_no_route_changes_anything_without_control() -> None:
-    """Every POST is declared `control`, and nothing else is."""
+    """Every POST and PUT is declared `control`, and nothing else is."""
     tree = ast.parse((FIRMWARE / "calls.py").read_text())
     routes = [
         (node.elts[0].value, node.elts[2].id)
@@ -107,4 +109,4 @@ def test_no_route_changes_anything_without_control() -> None:
     ]
     assert len(routes) >= 6
     for method, access in routes:
-        assert (access == "CONTROL") == (method == b"POST")
+        assert (access == "CONTROL") == (method in (b"POST", b"PUT"))

@@ -22,7 +22,7 @@ HASTY = {
         ("_SEND_MS = const(10000)", "_SEND_MS = const(2000)"),
         ("_HANDLE_MS = const(60000)", "_HANDLE_MS = const(1000)"),
     ],
-    "main.py": [("TICK_MS = const(500)", "TICK_MS = const(100)")],
+    "app.py": [("TICK_MS = const(500)", "TICK_MS = const(100)")],
 }
 
 
@@ -266,7 +266,7 @@ def test_a_call_that_takes_too_long_is_ended(make_board) -> None:
 
 def test_a_ninth_client_takes_the_place_of_the_idlest(make_board) -> None:
     """Connections that only idle make room; the longest idle one goes first."""
-    board = make_board({"main.py": HASTY["main.py"]})
+    board = make_board({"app.py": HASTY["app.py"]})
     with contextlib.ExitStack() as stack:
         idle = []
         for _ in range(8):

@@ -5,7 +5,6 @@ gives without taking from Wi-Fi; 188 KB for the most that it can ever give.
 """
 
 import gzip
-import itertools
 import json
 import random
 import time
@@ -63,7 +62,7 @@ def mixed_requests(board: Board, count: int, seed: int) -> None:
 
 def test_free_heap_is_flat(make_board) -> None:
     """After 2,000 mixed requests, 1 % garbage, as much heap is free as before; nothing died. So it is with
-    the smallest and the largest heap, from source and compiled."""
+    the smallest and the largest heap."""
 
     def use(board: Board) -> tuple[int, int]:
         board.set(dht={15: (20, 50)})
@@ -72,8 +71,8 @@ def test_free_heap_is_flat(make_board) -> None:
         mixed_requests(board, REQUESTS, seed=2)
         return before, free_bytes(board)
 
-    kinds = list(itertools.product(("112K", "188K"), (False, True)))
-    boards = [make_board(heap=heap, compiled=compiled) for heap, compiled in kinds]
+    kinds = ("112K", "188K")
+    boards = [make_board(heap=heap) for heap in kinds]
     with ThreadPoolExecutor(len(boards)) as pool:
         found = list(pool.map(use, boards))
     for kind, board, (before, after) in zip(kinds, boards, found, strict=True):
@@ -129,7 +128,7 @@ def _fragment():
         before_main=fragment,
         heap="188K",
         replace={
-            "main.py": [
+            "app.py": [
                 ("    gc.threshold(12288)", "    held = _fragment()\n    gc.threshold(12288)")
             ]
         },
@@ -156,6 +155,9 @@ async def eat():
                 chain = (chain, bytearray(size))
         except MemoryError:
             pass
+        if size == 1024:
+            for _ in range(4):  # room for small links, or those let go below would be large
+                chain = chain[0]
     for _ in range(LINKS):
         chain = chain[0]
     gc.collect()
@@ -167,14 +169,14 @@ async def eat():
 async def tick():"""
 
 
-@pytest.mark.parametrize("links", [0, 5, 15])
+@pytest.mark.parametrize("links", [0, 5, 15, 25])
 def test_hardly_any_memory(make_board, links: int) -> None:
     """When next to nothing is free, clients get 503 or nothing, and pins and server survive."""
     changes = [
         ("async def tick():", EATER.replace("LINKS", str(links))),
         ("starts = (tick,", "starts = (tick, eat,"),
     ]
-    board = make_board(heap="188K", replace={"main.py": changes})
+    board = make_board(heap="188K", replace={"app.py": changes})
     before = levels(board)
     answers: list[bytes] = []
     deadline = time.monotonic() + 40

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet.simulator import Fleet, flash
+from espnet import firmware
+from espnet.simulator import Fleet
 from espnet.simulator.fleet import Board
 
 from .firmware_client import FIRMWARE, ask, connect, raw, statuses
@@ -34,8 +35,8 @@ def test_the_page_comes_compressed(board: Board) -> None:
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["cache-control"] == "no-cache"
     assert gzip.decompress(answer.body) == PAGE
-    assert answer.body == (board.flash / "ui.html.gz").read_bytes()
-    assert not (board.flash / "ui.html").exists()
+    assert answer.body == (board.flash / "a/ui.html.gz").read_bytes()
+    assert not (board.flash / "a/ui.html").exists()
     assert len(answer.body) < len(PAGE) * 0.45
 
 
@@ -85,15 +86,15 @@ def test_a_browser_asks_for_the_page_once(board: Board) -> None:
 def test_a_page_put_by_hand(make_board) -> None:
     """Where only ui.html lies, it is served as it is; the compressed one wins, and none is a 500."""
     board = make_board()
-    packed = board.flash / "ui.html.gz"
-    (board.flash / "ui.html").write_bytes(b"<p>by hand</p>")
+    packed = board.flash / "a/ui.html.gz"
+    (board.flash / "a/ui.html").write_bytes(b"<p>by hand</p>")
     assert ask(board, "GET", "/ui").headers["content-encoding"] == "gzip"
     packed.unlink()
     answer = ask(board, "GET", "/ui")
     assert (answer.status, answer.body) == (200, b"<p>by hand</p>")
     assert not {"content-encoding", "etag"} & set(answer.headers)
     assert ask(board, "GET", "/ui", If_None_Match='"x"').status == 200
-    (board.flash / "ui.html").unlink()
+    (board.flash / "a/ui.html").unlink()
     assert ask(board, "GET", "/ui").status == 500
     assert ask(board, "GET", "/").status == 200
 
@@ -101,15 +102,15 @@ def test_a_page_put_by_hand(make_board) -> None:
 @pytest.mark.parametrize("page", [PAGE, b"", b"<p>", os.urandom(70_000)], ids=len)
 def test_compressing_is_exact(page: bytes) -> None:
     """Any page comes out as it went in, the same each time; the head is valid gzip, without a time."""
-    packed = flash.compress(page)
-    assert packed == flash.compress(page)
+    packed = firmware.compress(page)
+    assert packed == firmware.compress(page)
     assert gzip.decompress(packed) == page
     assert zlib.decompress(packed, wbits=31) == page
     assert packed[3:8] == b"\x10\0\0\0\0"
     comment = packed[10 : packed.index(b"\0", 10)]
     assert len(comment) < 512 - 10  # the board looks for its end in the first piece
     assert comment.endswith(b"\r\n")
-    assert flash.compress(page + b" ")[:200] != packed[:200]
+    assert firmware.compress(page + b" ")[:200] != packed[:200]
 
 
 def test_put_and_simulator_bring_the_same(tmp_path: Path) -> None:
@@ -122,8 +123,9 @@ def test_put_and_simulator_bring_the_same(tmp_path: Path) -> None:
     command = next(line for line in run.stdout.splitlines() if "prepare" in line)
     program = command.split("-c '")[1].rstrip("'")
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
-    made = {path.name for path in (tmp_path / "made").iterdir()} - {"settings.json"}
-    modules = {path.stem for path in FIRMWARE.glob("*.py")} - {"boot", "main"}
-    assert made == {"boot.py", "main.py", "ui.html.gz"} | {name + ".mpy" for name in modules}
+    made = {path.name for path in (tmp_path / "made").rglob("*") if path.is_file()}
+    switch = {"boot.py", "main.py", "switch.py"}
+    modules = {path.stem for path in FIRMWARE.glob("*.py")} - {Path(name).stem for name in switch}
+    assert made == switch | {"manifest", "ui.html.gz"} | {name + ".mpy" for name in modules}
     with Fleet(1, compiled=True) as fleet:
-        assert made <= {path.name for path in fleet[0].flash.iterdir()}
+        assert made <= {path.name for path in fleet[0].flash.rglob("*")}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet.errors import FirmwareError
 from espnet.simulator import Fleet, Simulator, SimulatorError, flash, simulate
 from espnet.simulator.simulator import board_ids
 
@@ -188,7 +189,7 @@ def test_firmware_that_does_not_compile_is_an_error_that_names_the_file(tmp_path
     """mpy-cross's own words, with the file's name."""
     (tmp_path / "main.py").write_text("import part\n")
     (tmp_path / "part.py").write_text("match 1:\n    case 1: pass\n")
-    with pytest.raises(SimulatorError, match=r"part\.py"):
+    with pytest.raises(FirmwareError, match=r"part\.py"):
         Fleet(1, firmware=tmp_path, compiled=True).start()
 
 

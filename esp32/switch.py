@@ -1,0 +1,163 @@
+"""The switch: which of the two releases on flash runs, and what happens when it does not work.
+
+A release lies whole in a slot, the folder `/a` or `/b`; its `manifest` is written last. A new one is on
+trial until a controller has seen it work and says so. Invariants:
+
+- Each boot is counted on flash before it begins. A trial that cannot be counted is not begun.
+- A trial gets two boots. Then the release before is back, and `undone` says why.
+- Three boots in a row that each ended within a minute: the next ones are in safe mode, until one lasts.
+- Three more in safe mode: the release itself must be damaged. The one before, if it is whole, has its turn.
+
+Nothing that comes over the air changes this file, boot.py or main.py, so whatever a release does, this is
+still here after the next reset. It is source, because bytecode would depend on MicroPython's version.
+"""
+
+import json
+import os
+import sys
+import time
+
+import machine
+
+FILE = "boot.json"
+TRIES = 2
+SHORT = 3
+WATCHDOG_MS = 60000  # until the release sets its own
+AT_THE_CABLE_MS = 3600000
+_NUMBERS = ("tries", "short", "boots", "minutes")
+
+
+def load():
+    """The record of boots; every member is there, and of its type."""
+    try:
+        with open(FILE) as file:
+            record = json.load(file)
+    except (OSError, ValueError):
+        record = {}
+    if not isinstance(record, dict):
+        record = {}
+    for name in _NUMBERS:
+        if not isinstance(record.get(name), int):
+            record[name] = 0
+    for name in ("trial", "previous"):
+        if record.get(name) not in ("a", "b"):
+            record[name] = None
+    for name in ("wanted", "undone"):
+        if not isinstance(record.get(name), dict):
+            record[name] = None
+    if record.get("slot") not in ("a", "b"):
+        record["slot"] = "a" if is_whole("a") or not is_whole("b") else "b"
+    return record
+
+
+def save(record):
+    """Replace the record: whenever the power goes, it is the old one or the new one."""
+    with open(FILE + ".new", "w") as file:
+        json.dump(record, file)
+    os.rename(FILE + ".new", FILE)
+
+
+def is_whole(slot):
+    """Whether a slot holds a whole release."""
+    try:
+        os.stat(f"{slot}/manifest")
+    except OSError:
+        return False
+    return True
+
+
+def choose():
+    """Choose and count this boot.
+
+    Returns {"slot", "trial": whether it is on trial, "safe": whether in safe mode, "boots": how many
+    there were, "minutes": how long a trial may last, "watchdog": running, with a minute's patience}.
+    """
+    record = load()
+    by_watchdog = machine.reset_cause() == machine.WDT_RESET
+    slot, safe = decide(record, by_watchdog, machine.reset_cause() == machine.PWRON_RESET)
+    try:
+        save(record)
+    except OSError as error:
+        print("switch: this boot cannot be counted:", error)
+        slot = record["slot"]
+    return {
+        "slot": slot,
+        "trial": slot == record["trial"],
+        "safe": safe,
+        "boots": record["boots"],
+        "minutes": record["minutes"],
+        "watchdog": machine.WDT(timeout=WATCHDOG_MS),
+    }
+
+
+def decide(record, by_watchdog, by_power):
+    """(slot, safe mode) of the boot that begins; the record is brought up to date."""
+    record["boots"] += 1
+    trial = record["trial"]
+    if trial:
+        if by_watchdog and record["tries"]:
+            record["why"] = "it did no work any more, and its watchdog restarted it"
+        if record["tries"] < TRIES and is_whole(trial):
+            record["tries"] += 1
+            return trial, False
+        undo(record, record.get("why") or "it was restarted twice before it was confirmed")
+    record["short"] += 1
+    other = "b" if record["slot"] == "a" else "a"
+    is_hopeless = record["short"] > 2 * SHORT and not by_power
+    if is_hopeless and record["previous"] == other and is_whole(other):
+        record["previous"] = record["slot"]
+        record["slot"] = other
+        record["short"] = 1
+        why = "it ended within a minute six times; the release before has its turn"
+        record["undone"] = {"build": "", "version": "", "why": why}
+    return record["slot"], record["short"] > SHORT
+
+
+def undo(record, why):
+    """End the trial in the record; the release that failed is no longer whole."""
+    slot = record["trial"]
+    if slot:
+        record["undone"] = dict(record["wanted"] or {}, why=why)
+        try:
+            os.remove(f"{slot}/manifest")
+        except OSError:
+            pass
+    record["trial"] = record["wanted"] = None
+    record["tries"] = 0
+    record["why"] = ""
+
+
+def step_aside():
+    """A person is at the cable: the watchdog, which cannot be stopped, leaves an hour."""
+    machine.WDT(timeout=AT_THE_CABLE_MS)
+
+
+def give_up(choice, error):
+    """The release ended by `error`: keep why, and restart; more slowly when that happens again."""
+    record = load()
+    try:
+        sys.print_exception(error)
+        text = last_words(error)
+        if choice.get("trial"):
+            record["why"] = "it ended with " + text[text.rfind("\n") + 1 :]
+            save(record)
+        with open("crash.json.new", "w") as file:
+            json.dump(text, file)
+        os.rename("crash.json.new", "crash.json")
+    except Exception:
+        pass  # the console has it
+    # A watchdog that is less patient than this may be quicker.
+    time.sleep(min(record["short"], 20))
+    machine.reset()
+
+
+def last_words(error):
+    """The traceback's last part, about half a KB. Messages that might hold a secret are left out."""
+    import io
+
+    file = io.StringIO()
+    sys.print_exception(error, file)
+    text = file.getvalue().strip()
+    if isinstance(error, (KeyError, ValueError)):
+        text = text[: text.rfind("\n") + 1] + type(error).__name__
+    return text[-600:]
