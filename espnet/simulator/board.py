@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ipaddress
 import math
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from espnet.simulator import room as rooms
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.room import Room, RoomState
-from espnet.simulator.state import CAUSES, FAULTS, PINS, State
+from espnet.simulator.state import CAUSES, DNS, FAULTS, NTP, PINS, State
 
 #: Where the simulator's own calls come from: boards neither log nor spoil these.
 OWN_ADDRESS = "127.0.0.2"
 _BACK_DOOR = "127.0.0.3"
+#: Beyond it a millisecond of this machine is more than four seconds of the board.
+SPEED_MAX = 3600
 
 _ROOM_FIELDS = {f.name for f in dataclasses.fields(Room)}
 _ROOM_PINS = ("heater_pin", "dht_pin", "adc_pin")
@@ -78,7 +82,8 @@ class SimulatedBoard:
     # Setting
 
     def set(self, /, **values: Any) -> None:
-        """Sets wires: ``pins``, ``adc``, ``dht`` (by pin), ``board_c``, ``rssi``, ``wifi``, ``room``.
+        """Sets wires: ``pins``, ``adc``, ``dht`` (by pin), ``board_c``, ``room``; of the network ``rssi``,
+        ``wifi``, ``address``, ``ntp``, ``dns``; and ``speed``, how fast the board's time passes.
 
         Everything is checked before anything is set.
         """
@@ -111,18 +116,28 @@ class SimulatedBoard:
             elif name == "rssi":
                 todo.append((state.set_rssi, round(_number("rssi", value, -128, -1))))
             elif name == "wifi":
-                if not isinstance(value, bool):
-                    raise SimulatorError(f"wifi is true or false, not {value!r}.")
-                todo.append((state.set_wifi, value))
+                todo.append((state.set_wifi, _wifi(value)))
+            elif name == "address":
+                todo.append((state.set_address, _address(value)))
+            elif name in ("ntp", "dns"):
+                known = NTP if name == "ntp" else DNS
+                if value not in known:
+                    raise SimulatorError(f"{name} is one of {', '.join(known)}, not {value!r}.")
+                todo.append((partial(state.set_servers, **{name: value}),))
+            elif name == "speed":
+                todo.append((self._set_speed, _number("speed", value, 1, SPEED_MAX)))
             elif name == "room":
                 todo.append((self._set_room, self._new_room(value)))
             else:
                 raise SimulatorError(
                     f"A board has nothing called {name!r} to set; "
-                    "it has pins, adc, dht, board_c, rssi, wifi and room."
+                    "it has pins, adc, dht, board_c, rssi, wifi, address, ntp, dns, speed and room."
                 )
         for function, *arguments in todo:
             function(*arguments)
+
+    def _set_speed(self, speed: float) -> None:
+        self.state.set_speed(speed, round(self.operator.monotonic_s() * 1e6))
 
     def _new_room(self, value: Any) -> Room | None:
         if value is None or isinstance(value, Room):
@@ -320,11 +335,17 @@ class SimulatedBoard:
             "reset_cause": state.cause,
             "board_c": state.board_c,
             "watchdog_ms": timeout_ms,
+            "speed": state.speed,
+            "rtc_offset_s": state.rtc_offset_s,
             "requests": state.requests_ever,
             "connections": state.connections,
             "most_connections": state.most[0],
             "most_requests": state.most[1],
         }
+
+    def time_s(self) -> float:
+        """The board's time: it passes at ``speed``, and is this machine's monotonic one before."""
+        return self.state.board_us(round(self.operator.monotonic_s() * 1e6)) / 1e6
 
     def console(self) -> str:
         """What the board printed, the last 64 KiB."""
@@ -373,6 +394,40 @@ def _pin(value: Any) -> int:
     if isinstance(value, bool) or not text.isdecimal() or int(text) not in PINS:
         raise SimulatorError(f"The ESP32 has no pin {value!r}; it has 0-19, 21-23, 25-27, 32-39.")
     return int(text)
+
+
+def _wifi(value: Any) -> bool | list[tuple[str, str]]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list) or len(value) > 8:
+        raise SimulatorError(
+            "wifi is true, false, or a list of up to 8 access points with ssid and password, "
+            f"not {value!r}."
+        )
+    points = []
+    for point in value:
+        if not isinstance(point, Mapping):
+            raise SimulatorError(
+                f"An access point is an object with ssid and password, not {point!r}."
+            )
+        _only("an access point", point, {"ssid", "password"})
+        ssid, key = point.get("ssid"), point.get("password", "")
+        if (
+            not isinstance(ssid, str)
+            or not isinstance(key, str)
+            or not 1 <= len(ssid.encode()) <= 32
+            or len(key.encode()) > 64
+        ):
+            raise SimulatorError("An ssid has 1 to 32 bytes, a password at most 64; both are text.")
+        points.append((ssid, key))
+    return points
+
+
+def _address(value: Any) -> bytes:
+    try:
+        return ipaddress.IPv4Address(value).packed
+    except ValueError as e:
+        raise SimulatorError(f"address is an IPv4 address, not {value!r}.") from e
 
 
 def _by_pin(name: str, value: Any) -> list[tuple[int, Any]]:

@@ -21,7 +21,9 @@ from espnet.simulator.state import PINS
 
 _LINE_LIMIT = 65536
 _VERBS = ("get", "set", "fault", "clear", "reset", "power")
-_GET = ("board", "pins", "dht", "requests", "faults", "room", "flash", "file", "console")
+_GET = (
+    *("board", "pins", "dht", "requests", "faults", "room", "network", "flash", "file", "console"),
+)
 
 
 class ControlServer:
@@ -162,6 +164,8 @@ def _get(board: SimulatedBoard, what: Any, rest: dict[str, Any]) -> dict[str, An
         return {"faults": state.faults()}
     if what == "room":
         return {"room": board.describe_room()}
+    if what == "network":
+        return {"network": state.network()}
     if what == "console":
         return {"console": board.console()}
     if what == "flash":

@@ -96,6 +96,13 @@ def forgive(flash: Path) -> None:
         return  # it has none, or none that counts
 
 
+def put_network(flash: Path) -> None:
+    """Gives a board without settings a network to join, so that it has one to send beacons to."""
+    settings = flash / "settings.json"
+    if not settings.exists():
+        settings.write_text('{"wifi": [{"ssid": "simulated", "password": ""}]}')
+
+
 def runtime_folder(boards: int) -> tuple[Path, IO[str]]:
     """A private folder (mode 0700) and the open lock that says that its owner lives.
 

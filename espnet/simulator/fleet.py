@@ -84,11 +84,21 @@ class Board:
         return self._board.describe()
 
     @property
+    def network(self) -> dict[str, Any]:
+        """The board's part in the network: ssid, address, host name, its access point."""
+        return self._board.state.network()
+
+    @property
+    def time_s(self) -> float:
+        """What the board's clock for durations shows now; it passes at ``speed``."""
+        return self._fleet.call(self._board.time_s)
+
+    @property
     def room(self) -> dict[str, Any] | None:
         return self._fleet.call(self._board.describe_room)
 
     def set(self, /, **values: Any) -> None:
-        """``pins``, ``adc``, ``dht``, ``board_c``, ``rssi``, ``wifi``, ``room``."""
+        """See `SimulatedBoard.set`."""
         self._fleet.call(self._board.set, **values)
 
     def fault(self, kind: str, **options: Any) -> None:

@@ -31,6 +31,7 @@ _START_TIMEOUT_S = 30.0
 _STARTS_AT_ONCE = 16
 _RESTART_DELAY_S = (0.0, 0.2, 5.0)  # first, from the second on doubling, at most
 _TICK_S = 0.05
+_TURN_S = 1.0
 _CONSOLE_LIMIT = 1 << 18
 
 #: What ``on_event`` is called with: the board, one of these words, and details in a few words.
@@ -65,7 +66,8 @@ class Simulator:
     keep their flash; without it a private folder that is removed. ``port``: the first board's port,
     the others follow; without it free ports are found. ``chip``: decides which temperature sensor
     the module `esp32` has. ``compiled``: False leaves the firmware as source, which needs more memory
-    than a board has; EspNet's own comes compiled by default, like on boards.
+    than a board has; EspNet's own comes compiled by default, like on boards. ``speed``: how fast the boards' time passes. ``beacon_port``: where on 127.255.255.255 their
+    beacons go, None: nowhere.
     """
 
     def __init__(
@@ -79,12 +81,15 @@ class Simulator:
         compiled: bool | None = None,
         port: int | None = None,
         chip: str = "esp32",
+        speed: float = 1,
+        beacon_port: int | None = None,
         on_ready: Callable[[SimulatedBoard], None] | None = None,
         on_event: OnEvent | None = None,
         clock: Clock | None = None,
     ) -> None:
         if count < 1:
             raise SimulatorError(f"{count} boards cannot be simulated; ask for 1 or more.")
+        self._speed, self._beacon_port = speed, beacon_port
         self._count, self._seed, self._firmware, self._directory = count, seed, firmware, directory
         self._heap, self._compiled, self._port, self._chip = heap, compiled, port, chip
         self._on_ready, self._on_event = on_ready, on_event
@@ -144,6 +149,11 @@ class Simulator:
                 self._seed,
                 self,
             )
+            if self._beacon_port is not None:
+                board.state.set_beacon_port(self._beacon_port)
+                flash.put_network(folder / "flash")
+            if self._speed != 1:
+                board.set(speed=self._speed)
             self.boards.append(board)
             server = control.ControlServer(board)
             self._servers.append(server)
@@ -263,7 +273,7 @@ class Simulator:
     async def _boot(self, board: SimulatedBoard, cause: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         async with self._gate:
-            board.state.begin_boot(cause)
+            board.state.begin_boot(cause, self.now_s())
             board.power_fell(self.monotonic_s())
             self._fed.pop(board.number, None)
             board.boots += 1
@@ -319,7 +329,7 @@ class Simulator:
         board.tick(now_s)
         asked = self._next.pop(number, None) or board.state.wanted_reset
         if asked == "off":
-            board.state.begin_boot("power")
+            board.state.begin_boot("power", self.now_s())
             board.power_fell(now_s)
             self._settle(board, "off", "off", "")
             return
@@ -363,7 +373,7 @@ class Simulator:
             seen, since_s = self._fed.get(board.number, (-1, now_s))
             if fed != seen:
                 self._fed[board.number] = (fed, now_s)
-            elif now_s - since_s > timeout_ms / 1000:
+            elif now_s - since_s > _limit_s(timeout_ms, board.state.speed):
                 del self._fed[board.number]
                 if self._launcher.runs(board.number):
                     self._next[board.number] = "watchdog"
@@ -378,6 +388,13 @@ class Simulator:
                     os.truncate(board.console_path, 0)
             except FileNotFoundError:
                 continue
+
+
+def _limit_s(timeout_ms: int, speed: float) -> float:
+    """How long a watchdog waits. It counts the board's time, but gives a fast board a second of this
+    machine, in which every process that lives gets its turn."""
+    limit_s = timeout_ms / 1000
+    return limit_s if speed == 1 else max(limit_s / speed, min(limit_s, _TURN_S))
 
 
 async def simulate(count: int, **options: Any) -> None:

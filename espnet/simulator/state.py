@@ -11,7 +11,8 @@ waits for anybody. Little-endian. ``B`` = the board writes, ``S`` = the simulato
   3     B     cause of the reset that the board is asking for; 0 = none
   4     both  1 = some fault is set
   5     S     1 = refuse connections
-  6     S     1 = there is a Wi-Fi network
+  6     S     Wi-Fi: 0 no network, 1 any network lets the board in, 2 those of the list at 73728
+  7     S     which of the two speeds holds (1728, 1744); 0 = the speed is 1 and always was
   8     B     1 = the firmware switched Wi-Fi on
  10     S     u16 port
  12     S     hardware id, 6 bytes
@@ -25,10 +26,20 @@ waits for anybody. Little-endian. ``B`` = the board writes, ``S`` = the simulato
  64     both  40 pads of 16 bytes: B mode, pull, latch; S driven level (255 = by nobody);
               S u16 ADC value, u16 ADC noise, i16 DHT 1/10 °C, u16 DHT 1/10 %, u8 DHT there
 704     both  8 fault slots of 128 bytes: kind, pin, u16 bytes/s, u32 count left, path, keys
+1728    S     two speeds of 16 bytes: u64 1/1000, i64 offset µs; board time = machine time · speed + offset
 2048    B     the RTC's memory, 2048 bytes
 4096    B     ring of 256 level changes of 16 bytes: u64 monotonic µs, pin, level
 8192    B     ring of 1024 requests of 64 bytes: u64 monotonic µs, u32 µs to the answer,
               u8 others under way, u8 open connections, u16 status, u8 fault, u8 n, n bytes of text
+73728   S     8 access points of 128 bytes: u8 n, 32 bytes of SSID; at 33 u8 n, 64 bytes of password
+74752   S     the address that the network gives the board, 4 bytes
+74756   B     1 = the board took a static one, then address, mask, gateway, DNS server, 4 bytes each
+74775   B     the SSID that the board is in: u8 n, 32 bytes.  74808: its host name, the same
+74841   B     its country: u8 n, 2 bytes
+74844   B     1 = its access point is open; 74845: authmode; 74846: u8 n, 32 bytes of SSID
+74884   S     u16 port of beacons, 0 = they go nowhere
+74886   S     what DNS servers answer, 74887: NTP servers (the numbers of DNS and NTP)
+74888   B     u32 how often DNS was asked; 74892: u32 NTP
 ======  ====  =====================================================================================
 """
 
@@ -39,7 +50,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-SIZE = 8192 + 1024 * 64
+SIZE = 8192 + 1024 * 64 + 4096
 PINS = tuple(n for n in range(40) if n not in (20, 24, 28, 29, 30, 31))
 FLASH_PINS = (6, 7, 8, 9, 10, 11)
 
@@ -62,6 +73,22 @@ FAULTS = {
     "sensor": 12,
     "refuse": 13,
 }
+
+#: What the network's servers for names and for time may be told to answer.
+DNS = {"none": 0, "good": 1, "garbage": 2, "wrong_id": 3, "no_such_name": 4}
+NTP = {
+    "none": 0,
+    "good": 1,
+    "garbage": 2,
+    "kiss": 3,
+    "wrong_origin": 4,
+    "far_future": 5,
+    "past": 6,
+    "wrong_mode": 7,
+    "unsynchronised": 8,
+    "short": 9,
+}
+
 _FAULT_NAMES = {number: name for name, number in FAULTS.items()}
 
 _MODES = {0: "unset", 1: "in", 3: "out", 7: "open_drain"}
@@ -69,6 +96,9 @@ _PULLS = {0: None, 1: "down", 2: "up", 3: "up"}
 _SLOTS = range(704, 1728, 128)
 _HISTORY, _HISTORY_SIZE = 4096, 256
 _LOG, _LOG_SIZE = 8192, 1024
+_NET = 73728
+#: 2000-01-01, where a chip's clock begins when it gets power.
+_RTC_START_S = 946684800
 _NOBODY = 255
 _FOR_EVER = 0xFFFFFFFF
 
@@ -129,6 +159,8 @@ class State:
         page[0:8192] = bytes(8192)
         page[0] = 1
         page[6] = 1
+        page[_NET + 1024 : _NET + 1028] = bytes((127, 0, 0, 1))
+        page[_NET + 1158] = page[_NET + 1159] = 1
         struct.pack_into("<H6sBxh", page, 10, port, bytes.fromhex(board_id), 256 - 57, 4500)
         struct.pack_into("<I", page, 40, seed & 0x7FFFFFFF)
         for pin in range(40):
@@ -153,9 +185,13 @@ class State:
         """The cause of the reset that the board asked for, if it asked for one."""
         return next((name for name, n in CAUSES.items() if n == self._page[3]), None)
 
-    def begin_boot(self, cause: str) -> None:
-        """Sets what a chip has after a reset: no pads configured but by a soft one."""
+    def begin_boot(self, cause: str, now_s: float = 0.0) -> None:
+        """Sets what a chip has after a reset: no pads configured but by a soft one.
+
+        ``now_s``: Unix time; the clock of a chip that gets power begins in 2000.
+        """
         page = self._page
+        page[_NET + 1028] = page[_NET + 1047] = page[_NET + 1116] = 0
         page[1], page[2], page[3] = 0, CAUSES[cause], 0
         page[8] = 0
         struct.pack_into("<II", page, 24, 0, 0)
@@ -165,7 +201,7 @@ class State:
                 page[64 + pin * 16 : 67 + pin * 16] = b"\0\0\0"
         if cause == "power":
             page[2048:4096] = bytes(2048)
-            page[56:64] = bytes(8)
+            struct.pack_into("<q", page, 56, _RTC_START_S - int(now_s))
 
     def set_board_c(self, celsius: float) -> None:
         struct.pack_into("<h", self._page, 20, _clamp(celsius * 100, -32768, 32767))
@@ -174,8 +210,81 @@ class State:
     def board_c(self) -> float:
         return float(struct.unpack_from("<h", self._page, 20)[0]) / 100
 
-    def set_wifi(self, there: bool) -> None:
-        self._page[6] = there
+    def set_wifi(self, there: bool | list[tuple[str, str]]) -> None:
+        """No network, any network, or these access points: (SSID, password), at most eight."""
+        points = there if isinstance(there, list) else []
+        packed = [_text(ssid, 32) + _text(key, 64) for ssid, key in points]
+        self._page[_NET : _NET + 1024] = b"".join(p.ljust(128, b"\0") for p in packed).ljust(
+            1024, b"\0"
+        )
+        self._page[6] = 2 if isinstance(there, list) else there
+
+    def set_address(self, address: bytes) -> None:
+        self._page[_NET + 1024 : _NET + 1028] = address
+
+    def set_servers(self, *, dns: str | None = None, ntp: str | None = None) -> None:
+        if dns is not None:
+            self._page[_NET + 1158] = DNS[dns]
+        if ntp is not None:
+            self._page[_NET + 1159] = NTP[ntp]
+
+    def set_beacon_port(self, port: int | None) -> None:
+        struct.pack_into("<H", self._page, _NET + 1156, port or 0)
+
+    def network(self) -> dict[str, object]:
+        """The board's part in the network, as a neighbour and a test see it; no password is in it."""
+        page = self._page
+
+        def text(at: int) -> str:
+            return page[at + 1 : at + 1 + page[at]].decode("utf-8", "replace")
+
+        def address(at: int) -> str:
+            return ".".join(map(str, page[at : at + 4]))
+
+        names = ("address", "mask", "gateway", "dns")
+        fixed = {name: address(_NET + 1029 + 4 * n) for n, name in enumerate(names)}
+        ssid = text(_NET + 1047) or None
+        given = address(_NET + 1024)
+        dns_asked, ntp_asked = struct.unpack_from("<II", page, _NET + 1160)
+        point = {"ssid": text(_NET + 1118), "authmode": page[_NET + 1117]}
+        return {
+            "ssid": ssid,
+            "address": (fixed["address"] if page[_NET + 1028] else given) if ssid else None,
+            "static": fixed if page[_NET + 1028] else None,
+            "hostname": text(_NET + 1080),
+            "country": text(_NET + 1113),
+            "ap": point if page[_NET + 1116] else None,
+            "dns_asked": dns_asked,
+            "ntp_asked": ntp_asked,
+        }
+
+    @property
+    def rtc_offset_s(self) -> int:
+        """How far the board's clock is ahead of this machine's."""
+        return int(struct.unpack_from("<q", self._page, 56)[0])
+
+    # Time
+
+    @property
+    def speed(self) -> float:
+        slot = self._page[7]
+        return struct.unpack_from("<Q", self._page, 1712 + 16 * slot)[0] / 1000 if slot else 1.0
+
+    def board_us(self, now_us: int) -> int:
+        """What the board's clock for durations shows at a monotonic time of this machine."""
+        slot = self._page[7]
+        if not slot:
+            return now_us
+        milli, offset = struct.unpack_from("<Qq", self._page, 1712 + 16 * slot)
+        return int(now_us * milli // 1000 + offset)
+
+    def set_speed(self, speed: float, now_us: int) -> None:
+        """From now on, the board's time passes so fast; it does not jump."""
+        milli = round(speed * 1000)
+        offset = self.board_us(now_us) - now_us * milli // 1000
+        slot = 2 if self._page[7] == 1 else 1
+        struct.pack_into("<Qq", self._page, 1712 + 16 * slot, milli, offset)
+        self._page[7] = slot
 
     def set_rssi(self, dbm: int) -> None:
         self._page[18] = _clamp(dbm, -128, -1) + 256
@@ -372,6 +481,11 @@ class State:
             )
             found.append(Change(at_us / 1e6, pin, level))
         return found
+
+
+def _text(text: str, size: int) -> bytes:
+    data = text.encode()
+    return bytes((len(data),)) + data.ljust(size, b"\0")
 
 
 def _clamp(value: float, low: int, high: int) -> int:

@@ -29,7 +29,9 @@ def test_both_sides_agree_where_things_lie():
         "_CAUSE", "_NEXT_CAUSE", "_PHASE", "_ANY_FAULT", "_REFUSE", "_PORT", "_ID", "_LOG_COUNT",
         "_OPEN", "_BUSY", "_LOG", "_SLOTS", "_PINS", "_RTC_MEMORY", "_HISTORY", "_HISTORY_COUNT",
         "_RANDOM", "_RTC_OFFSET", "_WDT_MS", "_WDT_FED", "_WIFI", "_WIFI_ACTIVE", "_RSSI",
-        "_BOARD_CENTI_C",
+        "_BOARD_CENTI_C", "_SPEED", "_NET_POINTS", "_NET_ADDRESS", "_NET_STATIC", "_NET_JOINED",
+        "_NET_HOSTNAME", "_NET_COUNTRY", "_NET_AP", "_NET_AP_MODE", "_NET_AP_SSID", "_NET_BEACON",
+        "_NET_DNS", "_NET_NTP", "_NET_ASKED_DNS", "_NET_ASKED_NTP",
     }  # fmt: skip
     seen: dict[str, int] = {}
     for path in HARDWARE.glob("*.py"):
@@ -42,21 +44,34 @@ def test_both_sides_agree_where_things_lie():
 
 def test_both_sides_agree_on_the_numbers_of_faults():
     """The names of faults in the stand-ins' constants have state.py's numbers."""
-    text = (HARDWARE / "socket.py").read_text()
-    block = text[text.index("_HANG = ") : text.index("_IDLE = ")]
-    constants = re.findall(r"^_([A-Z_]+) = const\((\d+)\)", block, re.M)
     names = {"ERROR": "http_500", "MISSING": "missing_keys"}
-    assert {names.get(n, n.lower()): int(v) for n, v in constants} == {
-        kind: number for kind, number in state.FAULTS.items() if number <= 11
-    }
+    found = {}
+    for file, first, after in (
+        ("_faults.py", "_HANG", "_CLOSED"),
+        ("socket.py", "_HANG_BODY", "_IDLE"),
+    ):
+        text = (HARDWARE / file).read_text()
+        block = text[text.index(first + " = ") : text.index(after + " = ")]
+        constants = re.findall(r"^_([A-Z_]+) = const\((\d+)\)", block, re.M)
+        found |= {(names.get(n, n.lower()), int(v)) for n, v in constants}
+    assert found == {(kind, number) for kind, number in state.FAULTS.items() if number <= 11}
+
+
+def test_both_sides_agree_on_what_servers_answer():
+    """The names of answers in the stand-ins' constants have state.py's numbers, those of DNS first."""
+    text = (HARDWARE / "_wire.py").read_text()
+    constants = re.findall(r"^_([A-Z]\w+) = const\((\d)\)", text, re.M)
+    found = [(name.lower(), int(number)) for name, number in constants]
+    dns = [item for item in state.DNS.items() if item[1]]
+    assert found == dns + [item for item in state.NTP.items() if item[1] > 2]
 
 
 def test_stand_ins_import_nothing_that_a_board_lacks():
     """What the stand-ins import exists on the unix port: they are MicroPython."""
     known = {
         "asyncio", "binascii", "gc", "io", "json", "micropython", "os", "struct", "sys", "time",
-        "uctypes", "umachine", "usocket", "vfs", "_pads", "machine", "esp32",
-    }  # fmt: skip
+        "uctypes", "umachine", "uselect", "usocket", "utime", "vfs",
+    } | {path.stem for path in HARDWARE.glob("*.py")}  # fmt: skip
     for path in HARDWARE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

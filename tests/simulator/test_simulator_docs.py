@@ -32,7 +32,8 @@ def test_every_example_is_accepted(board: Board, line: str):
         client.ask(json.loads(line))
         client.clear()
         client.power(True)
-        client.set(room=None, wifi=True, pins={"5": None}, dht={"4": None}, adc={"36": 0, "39": 0})
+        client.set(room=None, wifi=True, address="127.0.0.1", ntp="good", dns="good", speed=1)
+        client.set(pins={"5": None}, dht={"4": None}, adc={"36": 0, "39": 0})
 
 
 def test_every_verb_has_an_example():
@@ -52,7 +53,19 @@ def test_every_setting_of_a_room_is_described():
 
 def test_everything_that_can_be_read_or_set_is_described():
     """The tables of set and get have each name."""
-    sets = {"pins", "adc", "dht", "board_c", "rssi", "wifi", "room"}
+    sets = {
+        "pins",
+        "adc",
+        "dht",
+        "board_c",
+        "rssi",
+        "wifi",
+        "address",
+        "ntp",
+        "dns",
+        "speed",
+        "room",
+    }
     gets = set(control._GET) - {"file"}
     assert first_cells("The control socket") == sets | gets
 

@@ -1,12 +1,23 @@
-"""MicroPython. Stand-in for the module `network`: a station that gets its network when there is one."""
+"""MicroPython. Stand-in for the module `network`: the station; the rest is in `_network`.
 
-from _pads import mem
+The simulator scripts which access points there are, with which passwords. A chip's driver tries for
+ever, and says so (STAT_CONNECTING), unless `config(reconnects=0)` has it give up and say why.
+"""
+
+from _pads import mem, part
 from micropython import const
 
-_WIFI = const(6)
+_WIFI = const(6)  # 0: no network, 1: any network, 2: those of the list
 _WIFI_ACTIVE = const(8)
 _RSSI = const(18)
-_ID = const(12)
+_NET = const(73728)
+_NET_POINTS = const(73728)
+_NET_POINTS_END = const(74752)
+_NET_ADDRESS = const(74752)
+_NET_STATIC = const(74756)
+_NET_JOINED = const(74775)
+_NET_HOSTNAME = const(74808)
+_NET_COUNTRY = const(74841)
 
 STA_IF = 0
 AP_IF = 1
@@ -15,91 +26,130 @@ STAT_CONNECTING = 1001
 STAT_GOT_IP = 1010
 STAT_NO_AP_FOUND = 201
 STAT_WRONG_PASSWORD = 202
-STAT_BEACON_TIMEOUT = 200
-STAT_ASSOC_FAIL = 203
-STAT_HANDSHAKE_TIMEOUT = 204
-AUTH_OPEN = 0
-AUTH_WPA2_PSK = 3
 
-_hostname = "mpy-esp32"
-_country = "XX"
-_stations = {}
+
+def __getattr__(name):
+    return getattr(part("_network"), name)
+
+
+def _text(at, text=None):
+    """Reads or writes a short text of the page: its length, then its bytes."""
+    if text is None:
+        return bytes(mem[at + 1 : at + 1 + mem[at]]).decode()
+    text = text.encode()[:32]
+    mem[at] = len(text)
+    mem[at + 1 : at + 1 + len(text)] = text
 
 
 def hostname(name=None):
-    global _hostname
-    if name is None:
-        return _hostname
-    _hostname = name
+    return _text(_NET_HOSTNAME, name)
 
 
 def country(code=None):
-    global _country
-    if code is None:
-        return _country
-    _country = code
+    return _text(_NET_COUNTRY, code)
 
 
 class WLAN:
     IF_STA = 0
     IF_AP = 1
-    PM_NONE = 0
-    PM_PERFORMANCE = 1
-    PM_POWERSAVE = 2
 
     def __new__(cls, interface=0):
-        if interface not in _stations:
-            wlan = _stations[interface] = super().__new__(cls)
-            wlan.kind = interface
-            wlan.on = wlan.wanted = False
-            wlan.settings = {}
-        return _stations[interface]
+        global _ap
+        if interface:
+            _ap = _ap or part("_network").AccessPoint()
+            return _ap
+        return _station or super().__new__(cls)
 
     def __init__(self, interface=0):
-        pass
+        global _station
+        if _station is None:
+            _station = self
+            self.on = self.patient = True
+            self.on = False
+            self.wanted = None  # the network that is to be joined, and its password
+            self.reason = STAT_IDLE  # or what the driver would say now
+
+    def __getattr__(self, name):
+        return part("_network").find(self, name)
 
     def active(self, on=None):
-        if on is None:
-            return self.on
-        self.on = bool(on)
-        mem[_WIFI_ACTIVE] = any(w.on for w in _stations.values())
+        if on is not None:
+            self.on = bool(on)
+            mem[_WIFI_ACTIVE] = self.on or bool(_ap and _ap.on)
         return self.on
 
     def connect(self, ssid=None, key=None, *, bssid=None):
         if not self.on:
             raise OSError("Wifi Internal Error")
-        self.wanted = True
-        self.settings["ssid"] = ssid
+        self.wanted = (ssid, key)
+        self.reason = STAT_CONNECTING
+        mem[_NET_JOINED] = 0
 
     def disconnect(self):
-        self.wanted = False
+        self.wanted = None
+        self.reason = STAT_IDLE
+        mem[_NET_JOINED] = 0
 
-    def isconnected(self):
-        return bool(self.on and (self.kind == 1 or (self.wanted and mem[_WIFI])))
+    def _verdict(self):
+        """What the network that is wanted says now."""
+        if mem[_WIFI] < 2:
+            return STAT_GOT_IP if mem[_WIFI] else STAT_NO_AP_FOUND
+        ssid, key = [(text or "").encode() for text in self.wanted]
+        found = STAT_NO_AP_FOUND
+        for at in range(_NET_POINTS, _NET_POINTS_END, 128):
+            if mem[at] and bytes(mem[at + 1 : at + 1 + mem[at]]) == ssid:
+                at += 33
+                if bytes(mem[at + 1 : at + 1 + mem[at]]) == key:
+                    return STAT_GOT_IP
+                found = STAT_WRONG_PASSWORD
+        return found
 
     def status(self, what=None):
         if what == "rssi":
+            if self.status() != STAT_GOT_IP:
+                raise OSError("Wifi Not Connected")
             return mem[_RSSI] - 256
         if what is not None:
             raise ValueError("unknown status param")
-        if not self.wanted:
-            return STAT_IDLE
-        return STAT_GOT_IP if self.isconnected() else STAT_NO_AP_FOUND
+        reason = self.reason
+        if reason in (STAT_CONNECTING, STAT_GOT_IP):
+            verdict = self._verdict() if self.on else STAT_NO_AP_FOUND
+            if verdict != reason:
+                if verdict == STAT_GOT_IP:
+                    _text(_NET_JOINED, self.wanted[0] or "")
+                else:
+                    mem[_NET_JOINED] = 0
+                    if reason == STAT_GOT_IP:
+                        verdict = 200  # the access point's beacon no longer comes
+                    if self.patient:
+                        verdict = STAT_CONNECTING
+                self.reason = verdict
+        return self.reason
+
+    def isconnected(self):
+        return self.status() == STAT_GOT_IP
 
     def ifconfig(self, settings=None):
-        if settings is None:
-            ip = "127.0.0.1" if self.isconnected() else "0.0.0.0"
-            return (ip, "255.0.0.0", ip, ip)
-
-    def ipconfig(self, name):
-        return self.ifconfig()[:2] if name == "addr4" else None
+        if settings is not None:
+            mem[_NET_STATIC] = settings != "dhcp"
+            if mem[_NET_STATIC]:
+                numbers = ".".join(settings).split(".")
+                mem[_NET_STATIC + 1 : _NET_STATIC + 17] = bytes([int(n) for n in numbers])
+        elif not self.isconnected():
+            return ("0.0.0.0",) * 4
+        elif mem[_NET_STATIC]:
+            at = _NET_STATIC + 1
+            return tuple(["%d.%d.%d.%d" % tuple(mem[n : n + 4]) for n in range(at, at + 16, 4)])
+        else:
+            ip = "%d.%d.%d.%d" % tuple(mem[_NET_ADDRESS : _NET_ADDRESS + 4])
+            return (ip, "255.0.0.0", "127.0.0.1", "127.0.0.1")
 
     def config(self, name=None, **settings):
-        self.settings.update(settings)
-        if name == "mac":
-            return bytes(mem[_ID : _ID + 6])
+        self.patient = settings.get("reconnects", -1 if self.patient else 0) != 0
         if name is not None:
-            return self.settings.get(name)
+            return part("_network").config(self, name)
 
-    def scan(self):
-        return []
+
+_station = _ap = None
+_text(_NET_HOSTNAME, "mpy-esp32")
+_text(_NET_COUNTRY, "XX")

@@ -1,8 +1,8 @@
 """MicroPython. Stand-in for `socket`: the wire of the board, where faults happen.
 
 Port 80 of the board becomes its own port on loopback. Each accepted connection is wrapped: the
-wrapper writes the request log and, when a fault is set, spoils the answer on its way out; the
-firmware does not notice. Without a fault every read and write goes straight to the real socket.
+wrapper writes the request log and, when a fault is set, spoils the answer on its way out (`_faults`);
+the firmware does not notice. Without a fault every read and write goes straight to the real socket.
 All faults but `refuse`, `rst` and `reset` act on the answer: the request itself was carried out.
 
 What comes from 127.0.0.2 is the simulator's own (is the board up?): not logged, never faulted.
@@ -10,35 +10,23 @@ What comes from 127.0.0.2 is the simulator's own (is the board up?): not logged,
 
 import io
 import struct
-import time
 
-import _pads
 import usocket
-from _pads import get16, get32, mem, put32
+from _pads import die, get16, get32, mem, part, put32
 from micropython import const
+from utime import ticks_us
 
 _PHASE = const(1)
 _ANY_FAULT = const(4)
 _REFUSE = const(5)
 _PORT = const(10)
-_ID = const(12)
 _LOG_COUNT = const(32)
 _OPEN = const(44)
-_MOST_OPEN = const(45)
 _BUSY = const(46)
-_MOST_BUSY = const(47)
 _LOG = const(8192)
 _LOG_SIZE = const(1024)
 
-_HANG = const(1)
 _HANG_BODY = const(2)
-_SLOW = const(3)
-_ERROR = const(4)
-_NOT_JSON = const(5)
-_TRUNCATED = const(6)
-_WRONG_ID = const(7)
-_MISSING = const(8)
-_CUT = const(9)
 _RST = const(10)
 _RESET = const(11)
 
@@ -47,7 +35,6 @@ _ASKED = const(1)
 _ANSWERED = const(2)
 _CLOSED = const(3)
 
-_OWN = b"\x7f\x00\x00\x02"
 _held = []
 _readable = None
 
@@ -62,30 +49,27 @@ def getaddrinfo(host, port, *rest):
     return usocket.getaddrinfo(host, port, *rest)
 
 
-def _always_readable():
-    """A socket that poll() always reports: wakes the firmware where a real connection ended."""
-    global _readable
-    if _readable is None:
-        _readable = usocket.socket(2, 2)
-        here = usocket.getaddrinfo("127.0.0.3", get16(_PORT), 2, 2)[0][-1]
-        _readable.bind(here)
-        _readable.sendto(b"!", here)
-    return _readable.fileno()
+def socket(*kind):
+    if len(kind) > 1 and kind[1] == 2:
+        return part("_udp").Datagrams()
+    return _Stream(*kind)
 
 
-class socket(io.IOBase):
+class _Wrapped(io.IOBase):
+    def __getattr__(self, name):
+        return getattr(self.s, name)
+
+    def makefile(self, *mode):
+        return self
+
+
+class _Stream(_Wrapped):
     def __init__(self, *kind):
         self.s = usocket.socket(*kind)
         self.public = self.moved = False
 
-    def __getattr__(self, name):
-        return getattr(self.s, name)
-
     def ioctl(self, request, argument):
         return self.s.fileno() if request == 10 else 0
-
-    def makefile(self, *mode):
-        return self
 
     def connect(self, address):
         if isinstance(address, tuple):
@@ -106,7 +90,7 @@ class socket(io.IOBase):
             self.public = True
             mem[_PHASE] = 2
             if mem[_REFUSE]:
-                self._move()
+                part("_faults").move(self)
 
     def accept(self):
         s, peer = self.s.accept()
@@ -114,27 +98,23 @@ class socket(io.IOBase):
             return s, peer
         turned = mem[_REFUSE] != self.moved
         if turned:
-            self._move()
+            part("_faults").move(self)
         if turned or self.moved:
             s.close()
             raise OSError(11)
-        if bytes(peer[4:8]) == _OWN:
+        if peer[7] == 2:  # 127.0.0.2
             return s, peer
         return _Connection(s), peer
 
-    def _move(self):
-        """Refused or no longer: the listener moves to a back door, 127.0.0.3, or home again."""
-        self.s.close()
-        self.moved = bool(mem[_REFUSE])
-        self.s = s = usocket.socket()
-        s.setsockopt(1, 2, 1)
-        s.bind(usocket.getaddrinfo("127.0.0.3" if self.moved else "127.0.0.1", get16(_PORT))[0][-1])
-        s.listen(self.backlog)
-        s.setblocking(False)
-        mem[_PHASE] = 3 if self.moved else 2
+
+def _count(at):
+    """One more of what is under way, and the most ever beside it."""
+    n = mem[at] = mem[at] + 1
+    if n > mem[at + 1]:
+        mem[at + 1] = n
 
 
-class _Connection(io.IOBase):
+class _Connection(_Wrapped):
     def __init__(self, s):
         self.s = s
         self.state = _IDLE
@@ -142,24 +122,16 @@ class _Connection(io.IOBase):
         self.fault = None
         self.late = None  # what a spoiled answer still has to say; b"" = nothing more, ever
         self.gone = self.eof = False
-        n = mem[_OPEN] = mem[_OPEN] + 1
-        if n > mem[_MOST_OPEN]:
-            mem[_MOST_OPEN] = n
+        _count(_OPEN)
         if _held:
-            _let_go()
-
-    def __getattr__(self, name):
-        return getattr(self.s, name)
+            part("_faults").let_go(_held)
 
     def ioctl(self, request, argument):
         if request == 10:
-            return _always_readable() if self.gone else self.s.fileno()
+            return part("_faults").always_readable() if self.gone else self.s.fileno()
         if request == 4:
             self.close()
         return 0
-
-    def makefile(self, *mode):
-        return self
 
     # Requests coming in
 
@@ -171,13 +143,6 @@ class _Connection(io.IOBase):
 
     def readline(self, *n):
         return b"" if self.gone else self._came(self.s.readline(*n))
-
-    def readinto(self, buffer, *n):
-        if self.gone:
-            return 0
-        got = self.s.readinto(buffer, *n)
-        self._came(got if not got else bytes(memoryview(buffer)[:got]))
-        return got
 
     def _came(self, data):
         if not data:
@@ -191,10 +156,8 @@ class _Connection(io.IOBase):
             self.line = b""
             self.at = 0
             self.fault = self.late = None
-            self.began = time.ticks_us()
-            n = mem[_BUSY] = mem[_BUSY] + 1
-            if n > mem[_MOST_BUSY]:
-                mem[_MOST_BUSY] = n
+            self.began = ticks_us()
+            _count(_BUSY)
         if not self.at:
             self.line += data[:128]
             if len(self.line) >= 128 or b"\n" in self.line:
@@ -215,11 +178,11 @@ class _Connection(io.IOBase):
         put32(_LOG_COUNT, count + 1)
         if mem[_ANY_FAULT]:
             path = words[1] if len(words) > 1 else b""
-            self.fault = _pads.take(path.split(b"?")[0], None)
+            self.fault = part("_slots").take(path.split(b"?")[0], None)
             if self.fault:
                 mem[at + 16] = self.fault[0]
                 if self.fault[0] == _RESET:
-                    _pads.die(2)
+                    die(2)
                 if self.fault[0] == _RST:
                     self._rst()
 
@@ -242,10 +205,10 @@ class _Connection(io.IOBase):
             mem[_BUSY] -= 1
             if self.at:
                 status = bytes(data[9:12])
-                struct.pack_into("<I", mem, self.at + 8, time.ticks_us() - self.began)
+                struct.pack_into("<I", mem, self.at + 8, ticks_us() - self.began)
                 struct.pack_into("<H", mem, self.at + 14, int(status) if status.isdigit() else 0)
             if self.fault:
-                self._spoil(bytes(data))
+                part("_faults").spoil(self, bytes(data))
                 return len(data)
         elif self.late is not None or self.gone:
             if self.late:
@@ -255,70 +218,6 @@ class _Connection(io.IOBase):
 
     send = write
     sendall = write
-
-    def _spoil(self, answer):
-        kind, slot = self.fault
-        cut = answer.find(b"\r\n\r\n") + 4
-        head, body = answer[:cut], answer[cut:]
-        self.late = b""
-        if kind == _HANG:
-            return
-        if kind in (_HANG_BODY, _CUT):
-            self.s.write(head + body[: len(body) // 2])
-            if kind == _CUT:
-                self._gone()
-            return
-        if kind == _SLOW:
-            import asyncio
-
-            self.late = answer
-            asyncio.create_task(self._drip(max(1, get16(slot + 2))))
-            return
-        n = len(body)
-        if kind == _ERROR:
-            head = b"HTTP/1.1 500 Internal Server Error" + head[head.find(b"\r") :]
-            body = b'{"error": "a fault that the simulator was asked for", "field": null}'
-        elif kind == _NOT_JSON:
-            body = b"<html><body>This is not JSON.</body></html>"
-        elif kind == _TRUNCATED:
-            body = body[: n // 2]
-        elif kind == _WRONG_ID:
-            import binascii
-
-            mine = binascii.hexlify(mem[_ID : _ID + 6])
-            other = (b"0" if mine[:1] == b"f" else b"f") + mine[1:]
-            body = body.replace(mine, other)
-        elif kind == _MISSING:
-            body = self._without(body, bytes(mem[slot + 57 : slot + 57 + mem[slot + 56]]))
-        self.late = None
-        head = head.replace(b": %d\r\n" % n, b": %d\r\n" % len(body))
-        self.s.write(head + body)
-        self.late = b""
-
-    def _without(self, body, keys):
-        import json
-
-        try:
-            answer = json.loads(body)
-        except ValueError:
-            return body
-        for key in keys.decode().split(","):
-            answer.pop(key, None)
-        return json.dumps(answer).encode()
-
-    async def _drip(self, rate):
-        import asyncio
-
-        n = max(1, rate // 20)
-        try:
-            while self.late:
-                sent = self.s.write(self.late[:n]) or 0
-                self.late = self.late[sent:]
-                await asyncio.sleep_ms(n * 1000 // rate)
-        except OSError:
-            self.late = b""
-        if self.state == _CLOSED:
-            self.s.close()
 
     def close(self):
         if self.state == _CLOSED:
@@ -336,16 +235,3 @@ class _Connection(io.IOBase):
             _held.append(self.s)  # hanging: the firmware closes, the client must not notice
         elif not self.late:
             self.s.close()
-
-
-def _let_go():
-    """Closes held connections whose client has gone, and the oldest where there are many."""
-    for s in _held[:]:
-        try:
-            s.setblocking(False)
-            data = s.recv(64)
-        except OSError as e:
-            data = None if e.errno == 11 else b""
-        if data == b"" or len(_held) > 8:
-            s.close()
-            _held.remove(s)
