@@ -42,7 +42,7 @@ async def tick():
         leases.expire()
         now_ms = clock.now_ms()
         server.age(now_ms - then_ms)
-        memory.tidy(server.served)
+        server.short = memory.tidy(server.served)
         boots.age(now_ms // 1000)
         rarely.forget(now_ms // 1000)
         if server.accepts() and watchdog:

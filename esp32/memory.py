@@ -3,13 +3,24 @@
 Between two collections `gc.mem_free` mostly tells how long ago the last one was, and it walks the
 whole heap. So main.py's tick collects and measures, off the path of any request, and only after
 requests were served: an idle board does nothing.
+
+With less than _FLOOR free, or without one piece of _PIECE, the board is short of memory. It takes no
+new clients then (web.py), until it has _ENOUGH again. While it is short it measures at every tick,
+so nobody is kept out for longer than memory is short.
 """
 
 import gc
 
+from micropython import const
+
+_FLOOR = const(6144)  # two ordinary requests at once need so much
+_ENOUGH = const(8192)  # more, or it would flutter
+_PIECE = const(1536)  # no request needs a larger one
+
 
 class Memory:
     def __init__(self):
+        self.short = False
         self._free = gc.mem_free()
         self._served = -1
 
@@ -18,8 +29,23 @@ class Memory:
         return self._free
 
     def tidy(self, served):
-        """Collect and measure when `served`, the count of requests, has moved since last time."""
-        if served != self._served:
+        """Collect and measure when `served`, the count of requests, has moved since last time.
+
+        Returns whether memory is short.
+        """
+        if served != self._served or self.short:
             self._served = served
+            in_pieces = _has_no_piece()  # first: what it takes is collected at once
             gc.collect()
             self._free = gc.mem_free()
+            self.short = in_pieces or self._free < (_ENOUGH if self.short else _FLOOR)
+        return self.short
+
+
+def _has_no_piece():
+    """Whether the free heap is all in pieces too small for a request."""
+    try:
+        bytearray(_PIECE)
+    except MemoryError:
+        return True
+    return False

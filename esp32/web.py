@@ -21,7 +21,7 @@ import socket
 import sys
 from asyncio import core
 
-from http1 import HEAD_MAX, JSON, Refusal, Stream, last_word, parse_head, response
+from http1 import BODY_MAX, HEAD_MAX, JSON, Refusal, Stream, last_word, parse_head, response
 from micropython import const
 
 PUBLIC = "public"
@@ -31,6 +31,8 @@ CONTROL = "control"
 _CONNECTIONS_MAX = const(8)  # of the ten or so sockets that the IP stack of a board has
 _BACKLOG = const(8)
 _PIECE_MAX = const(512)
+_ROOM = const(256)
+_BODY_SMALL = const(512)  # such bodies do not count: all connections together may have one each
 _LINGER_MAX = const(65536)
 _HOPELESS = const(500)  # failures to let a client in, at least 10 s of nothing else
 
@@ -62,6 +64,17 @@ def _writable(sock):
     yield core._io_queue.queue_write(sock)
 
 
+def _turn_away(sock, last_word):
+    """Say why, if that can be said at once, and close."""
+    try:
+        sock.write(last_word)
+        # Bytes that nobody has read would reset the connection, and the client never know why.
+        sock.recv(_PIECE_MAX)
+    except (OSError, MemoryError):
+        pass
+    sock.close()
+
+
 def failed(error):
     """Say on the console what nobody expected, and keep it for people. Nothing is raised."""
     sys.print_exception(error)
@@ -81,6 +94,7 @@ class _Connection:
         self.sock = sock
         self.task = None
         self.rest = b""  # came already, but after the request that is being served
+        self.holds = 0  # bytes of a large body
         self.begin(_READING, _HEAD_MS)
 
     def begin(self, doing, allowance_ms):
@@ -137,6 +151,7 @@ class _Connection:
 
     async def send(self, data):
         """Send all of `data`, which nearly always takes one write."""
+        self.begin(_SENDING, _SEND_MS)
         while True:
             sent = self.sock.write(data) or 0  # None: the socket takes nothing now
             if sent == len(data):
@@ -156,7 +171,6 @@ class _Connection:
             pass
         try:
             for piece in stream.pieces:
-                self.left_ms = _SEND_MS
                 await self.send(head + piece)
                 head = b""
         finally:
@@ -194,6 +208,7 @@ class Server:
         self.admit = admit
         self.served = 0  # answers since boot, refusals included
         self.failures = _HOPELESS  # how often in a row a client could not be let in
+        self.short = False  # of memory, says the owner: nobody new is let in
         self._connections = [None] * _CONNECTIONS_MAX
 
     async def serve(self, host, port):
@@ -208,11 +223,14 @@ class Server:
             while True:
                 try:
                     await _readable(listener)
+                    # Room for what accept makes; without it the socket would be lost for ever.
+                    bytearray(_ROOM)
                     self._admit(listener.accept()[0])
                     self.failures = 0
                 except (OSError, MemoryError):
                     self.failures += 1
                     gc.collect()
+                    self.served += 1  # so that memory is measured
                     await asyncio.sleep_ms(20)
         finally:
             self.failures = _HOPELESS
@@ -231,18 +249,23 @@ class Server:
                     connection.task.cancel()
 
     def _admit(self, sock):
-        """Start to serve a new client, or turn it away when every place is taken by a busy one."""
+        """Start to serve a new client, or turn it away: memory is short, or every place is busy."""
         try:
             sock.setblocking(False)
+            if self.short:
+                _turn_away(sock, _NO_MEMORY)
+                return
             place = self._free_place()
             if place is None:
-                sock.write(_NO_PLACE)
-                sock.close()
-            else:
-                connection = _Connection(sock)
-                connection.task = asyncio.create_task(self._converse(connection))
-                self._connections[place] = connection
-        except (OSError, MemoryError):
+                _turn_away(sock, _NO_PLACE)
+                return
+            connection = _Connection(sock)
+            connection.task = asyncio.create_task(self._converse(connection))
+            self._connections[place] = connection
+        except MemoryError:
+            _turn_away(sock, _NO_MEMORY)
+            raise
+        except OSError:
             sock.close()
             raise
 
@@ -275,6 +298,7 @@ class Server:
             pass  # the client has gone, as clients do
         except MemoryError:
             gc.collect()
+            self.served += 1  # so that memory is measured
             if connection.doing != _SENDING:
                 connection.say(_NO_MEMORY)
         except Exception as error:
@@ -286,6 +310,7 @@ class Server:
 
     async def _exchange(self, connection):
         """Serve one request; whether the connection may serve another one."""
+        connection.holds = 0
         try:
             head = await connection.read_head()
             if head is None:
@@ -293,9 +318,10 @@ class Server:
             request = parse_head(head)
             head = None  # or it would take up room for as long as the body lets wait
             if request.length:
-                connection.begin(_READING, _BODY_MS)
+                self._make_room(connection, request.length)
                 if request.expects_continue and not connection.rest:
                     await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                connection.begin(_READING, _BODY_MS)
                 request.body = await connection.read_body(request.length)
         except Refusal as refusal:  # where a next request would begin, nobody knows
             await self._refuse(connection, refusal)
@@ -315,7 +341,6 @@ class Server:
             bug = Refusal(500, f"the firmware failed: {type(error).__name__}")
             await self._refuse(connection, bug, request)
         else:
-            connection.begin(_SENDING, _SEND_MS)
             self.served += 1
             if isinstance(reply, Stream):
                 await connection.send_stream(reply, request)
@@ -325,9 +350,16 @@ class Server:
                 await connection.send(response(200, JSON, len(body), request.close, head, body))
         return not request.close
 
+    def _make_room(self, connection, length):
+        """Refuse a body that has no place beside the large ones of others: 8 KB for all of them."""
+        if length > _BODY_SMALL:
+            if length + sum([other.holds for other in self._connections if other]) > BODY_MAX:
+                error = "other large bodies are under way; try again"
+                raise Refusal(503, error, None, "Retry-After: 1\r\n")
+            connection.holds = length
+
     async def _refuse(self, connection, refusal, request=None):
         """Answer with an error; without a request, because that could not be read, the last one."""
-        connection.begin(_SENDING, _SEND_MS)
         self.served += 1
         body = json.dumps(refusal.body).encode()
         length = len(body)

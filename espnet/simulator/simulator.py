@@ -66,8 +66,8 @@ class Simulator:
     keep their flash; without it a private folder that is removed. ``port``: the first board's port,
     the others follow; without it free ports are found. ``chip``: decides which temperature sensor
     the module `esp32` has. ``compiled``: False leaves the firmware as source, which needs more memory
-    than a board has; EspNet's own comes compiled by default, like on boards. ``speed``: how fast the boards' time passes. ``beacon_port``: where on 127.255.255.255 their
-    beacons go, None: nowhere.
+    than a board has; EspNet's own comes compiled by default, like on boards. ``speed``: how fast the
+    boards' time passes. ``beacon_port``: where on 127.255.255.255 their beacons go, None: nowhere.
     """
 
     def __init__(

@@ -1,0 +1,191 @@
+"""Short of memory: the board turns new clients away, serves those it has, and comes back by itself."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from espnet.simulator.fleet import Board
+
+from .firmware_client import ask, connect, raw, receive, statuses, until
+from .test_firmware_memory import form
+
+GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"
+
+#: Eats the heap until as many bytes are free as the first number in the file `leave` says; without one,
+#: nothing. With links of the second number's size: small ones leave the rest in one piece, larger ones
+#: leave the holes in which they have no place, too. A chain, because a list that grows would stop early.
+EATER = """
+async def eat():
+    chain = None
+    eaten = ""
+    while True:
+        await asyncio.sleep_ms(50)
+        try:
+            with open("leave") as file:
+                leave = file.read()
+        except OSError:
+            leave = ""
+        except MemoryError:  # a little less, then
+            chain = chain[0] if chain else None
+            continue
+        if leave != eaten:
+            chain = None
+            gc.collect()
+            try:
+                if leave:
+                    count, size = [int(word) for word in leave.split()]
+                    while gc.mem_free() > count:
+                        chain = [chain, bytearray(size)] if size else [chain]
+            except MemoryError:
+                pass
+            eaten = leave
+            print("left:", leave, gc.mem_free())
+
+
+async def tick():"""
+
+FLOOR, ENOUGH = 6144, 8192
+
+
+@pytest.fixture
+def eaten(make_board) -> Board:
+    """A compiled board whose heap a test can eat and give back with `leave`."""
+    changes = [("async def tick():", EATER), ("starts = (tick,", "starts = (tick, eat,")]
+    return make_board(compiled=True, replace={"main.py": changes})
+
+
+def leave(board: Board, count: int | None, size: int = 0) -> None:
+    """Returns when the heap is eaten up to ``count`` bytes by links of ``size``, or given back."""
+    text = "" if count is None else f"{count} {size}"
+    done = board.console.count("left:")
+    (board.flash / "leave.new").write_text(text)
+    (board.flash / "leave.new").rename(board.flash / "leave")
+    until(lambda: board.console.count("left:") > done)
+
+
+def status_on(client) -> bytes:
+    client.sendall(GET)
+    return client.recv(4096)
+
+
+def measured(client) -> int:
+    """What the board last measured of its free heap; 0 when it could not even say that."""
+    answer = status_on(client)
+    return json.loads(answer.partition(b"\r\n\r\n")[2]).get("mem_free", 0)
+
+
+def turned_away(board: Board) -> bool:
+    """Whether a new client is refused: at once, with what it should do, and closed."""
+    answer = raw(board, GET)
+    if statuses(answer) == [200]:
+        return False
+    assert statuses(answer) == [503]
+    assert b"\r\nRetry-After: 1\r\n" in answer
+    assert b"\r\nConnection: close\r\n" in answer
+    assert b"short of memory" in answer
+    return True
+
+
+def test_below_the_floor_nobody_new_is_let_in(eaten: Board) -> None:
+    """Below a floor of free heap new clients get 503, open connections their answers; it ends with more
+    than the floor, and by itself: nobody needs to be served for it."""
+    with connect(eaten) as client:
+        assert b" 200 " in status_on(client)
+        leave(eaten, FLOOR - 1000)
+        until(lambda: measured(client) < FLOOR)
+        assert turned_away(eaten)
+        for _ in range(50):
+            assert b" 200 " in status_on(client)
+        assert turned_away(eaten)
+        leave(eaten, (FLOOR + ENOUGH) // 2)
+        until(lambda: FLOOR < measured(client) < ENOUGH)
+        assert turned_away(eaten)
+        leave(eaten, None)
+        until(lambda: not turned_away(eaten))
+        assert b" 200 " in status_on(client)
+    assert eaten.boots == 1
+    assert "Traceback" not in eaten.console
+
+
+def test_a_heap_in_small_pieces_is_short(eaten: Board) -> None:
+    """Free heap in pieces too small for a request is none, however much it is in all."""
+    with connect(eaten) as client:
+        assert b" 200 " in status_on(client)
+        leave(eaten, FLOOR + 1000, size=800)  # no room for one more of these, and so for no request
+        until(lambda: turned_away(eaten) and measured(client) > FLOOR)
+        leave(eaten, FLOOR + 4000)
+        until(lambda: not turned_away(eaten))
+    assert eaten.boots == 1
+
+
+def test_above_the_floor_all_are_served(eaten: Board) -> None:
+    """With the floor free, and a little for what calls leave behind, new clients are let in and served."""
+    eaten.set(dht={15: (20, 50)})
+    ask(eaten, "GET", "/")
+    leave(eaten, FLOOR + 800)
+    calls = [
+        (GET, 200),
+        (b"GET /ui HTTP/1.1\r\n\r\n", 200),
+        (form("/gpio", b"pin=4,5,12,13&value=1&lease_s=60&by=somebody"), 200),
+        (form("/gpio", b'{"pin": [4, 5, 12, 13], "value": 0}'), 200),
+        (form("/set_host", b"ip=10.0.0.1"), 200),
+        (form("/nothing", b"x" * 1024), 404),
+    ]
+    for request, status in calls * 5:
+        assert statuses(raw(eaten, request)) == [status], request
+    assert eaten.boots == 1
+    assert "Traceback" not in eaten.console
+
+
+def test_what_is_not_served_for_want_of_memory_says_so(eaten: Board) -> None:
+    """With next to nothing free a request gets its whole answer, or 503, or the end; never another's
+    and never a part. Afterwards the heap is what it was, and no socket is lost."""
+    ask(eaten, "GET", "/details")
+    descriptors = Path(f"/proc/{eaten.pid}/fd")
+    before = len(os.listdir(descriptors))
+    found: list[int | None] = []
+    for count in (3000, 2000, 1000, 300, 0):
+        with connect(eaten) as client:
+            assert b" 200 " in status_on(client)
+            leave(eaten, count)
+            for _ in range(30):
+                with contextlib.suppress(ConnectionError):
+                    answer = status_on(client) or receive(client)
+                    if not answer:
+                        break
+                    head, _, body = answer.partition(b"\r\n\r\n")
+                    assert head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 503 ")), answer
+                    assert f"Content-Length: {len(body)}\r\n".encode() in head + b"\r\n"
+            for _ in range(40):
+                with contextlib.suppress(ConnectionError):
+                    answer = raw(eaten, form("/gpio", b"pin=4&value=1" + b" " * 400))
+                    found += statuses(answer) or [None]
+        leave(eaten, None)
+        until(lambda: not turned_away(eaten))
+    assert set(found) <= {400, 503, None}
+    assert 503 in found
+    until(lambda: len(os.listdir(descriptors)) <= before)
+    assert not eaten.pin(4).level
+    assert eaten.boots == 1
+
+
+def test_large_bodies_share_their_room(make_board) -> None:
+    """All bodies under way together have 8 KB, small ones aside: more get 503 at their head."""
+    board = make_board(compiled=True)
+    large = form("/nothing", b"x" * 4096)
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect(board)) for _ in range(2)]
+        for client in held:
+            client.sendall(large[:-1])
+        until(lambda: statuses(raw(board, large)) == [503])
+        answer = raw(board, large)
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        assert ask(board, "POST", "/gpio", b"pin=4&value=1" + b"&" * 400).status == 200
+        for client in held:
+            client.sendall(b"x")
+            assert statuses(client.recv(4096)) == [404]
+        # They are open, and hold nothing any more.
+        assert statuses(raw(board, form("/nothing", b"x" * 8192))) == [404]
