@@ -10,7 +10,6 @@ import binascii
 import os
 
 import auth
-import bodies
 import boots
 import fields
 import flash
@@ -106,7 +105,7 @@ class Calls:
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
         _check_mode()
-        body = bodies.read(request)
+        body = _read(request)
         pins = fields.pins(body, "pin")
         value = fields.whole(body, "value", 0, 2)
         for pin in pins:
@@ -138,16 +137,18 @@ class Calls:
     async def adc(self, request):
         """POST /adc: sample an analogue pin, while another pin powers what is measured."""
         _check_mode()
-        return await rarely.need("measure").adc(self, request)
+        body = _read(request)
+        return await rarely.need("measure").adc(self, request, body)
 
     async def dht22(self, request):
         """POST /dht22: one fresh measurement; nothing is remembered."""
         _check_mode()
-        return rarely.need("measure").dht22(self, request)
+        body = _read(request)
+        return rarely.need("measure").dht22(self, body)
 
     async def set_host(self, request):
         """POST /set_host: remember, across resets, where EspNet is."""
-        body = bodies.read(request)
+        body = _read(request)
         host = fields.ipv4(body, "ip")
         self.check_fence(body)
         if host != self.host:  # flash wears out
@@ -160,7 +161,7 @@ class Calls:
 
     async def claim(self, request):
         """POST /claim: give an open board its credential, or a claimed one another (sealed)."""
-        body = bodies.read(request)
+        body = _read(request)
         self.check_fence(body)
         rarely.need("claim").take(request, body)
         return {"id": self.id, "status": "OK"}
@@ -177,13 +178,13 @@ class Calls:
 
     async def update(self, request):
         """POST /update: switch to what was put, confirm what runs on trial, or undo either."""
-        body = bodies.read(request)
+        body = _read(request)
         self.check_fence(body)
         return await rarely.need("update").act(self.id, body)
 
     async def restart(self, request):
         """POST /restart: answer, then restart the chip."""
-        self.check_fence(bodies.read(request))
+        self.check_fence(_read(request))
         boots.restart()
         return {"id": self.id, "status": "OK"}
 
@@ -218,6 +219,11 @@ def _file_pieces(name):
             if not piece:
                 return
             yield piece
+
+
+def _read(request):
+    """{name: value} of a request's body."""
+    return rarely.need("bodies").read(request)
 
 
 def _check_mode():

@@ -9,7 +9,6 @@ import asyncio
 import time
 from array import array
 
-import bodies
 import fields
 from calls import check_writable
 from hardware import ADC, HardwareError, Pin, dht, drive, measuring
@@ -27,9 +26,8 @@ _READINGS = const(4)  # in each slice
 _SLICE_MS = const(2)
 
 
-async def adc(calls, request):
+async def adc(calls, request, body):
     """POST /adc: sample an analogue pin, while another pin powers what is measured."""
-    body = bodies.read(request)
     read_pin = fields.pin(body, "read_pin")
     if read_pin not in _ANALOGUE:
         raise Refusal(422, "read_pin must be an analogue input, 32 to 39", "read_pin")
@@ -62,9 +60,8 @@ def _pieces(board_id, data, ticks_us):
     yield b"]}"
 
 
-def dht22(calls, request):
+def dht22(calls, body):
     """POST /dht22: one fresh measurement; nothing is remembered."""
-    body = bodies.read(request)
     pin = fields.pin(body, "read_pin")
     check_writable(pin, "read_pin")  # the sensor's protocol drives the line
     calls.check_unleased(pin, "read_pin")

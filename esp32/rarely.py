@@ -1,7 +1,8 @@
-"""Modules that are loaded when they are asked for, and dropped for the next one or after two minutes.
+"""Modules that are loaded when they are asked for, and dropped when they have rested for two minutes.
 
-This board has little memory, and nobody updates it, claims it or opens its page on most days. What
-must not be forgotten with such a module is kept elsewhere.
+This board has little memory. Most of the time it is polled, and nobody updates it, claims it, writes
+its pins or opens its page. The largest of them, that for updates, is never there together with
+another one. What must not be forgotten with such a module is kept elsewhere.
 """
 
 import gc
@@ -9,6 +10,7 @@ import sys
 
 from micropython import const
 
+_LARGEST = "update"
 _REST_S = const(120)  # twice as long as any call may take
 
 _used = {}  # {name: uptime in s when it was used last}
@@ -19,7 +21,8 @@ def need(name):
     """The module `name`, loaded if need be."""
     if name not in sys.modules:
         for other in list(_used):
-            _drop(other)
+            if _LARGEST in (name, other):
+                _drop(other)
         gc.collect()  # or what is loaded would lie amid the free heap, and cut it in two
     _used[name] = _now_s
     return __import__(name)

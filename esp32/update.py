@@ -4,7 +4,8 @@ The release that runs, and what chooses between the two, are never written to: w
 the board boots. All that is staged is found by its SHA-256 again, so whoever was interrupted begins
 anew and sends only what is missing. Loaded when it is asked for.
 
-A manifest is text: a line `espnet-manifest 1 VERSION`, then a line `SHA256 SIZE NAME` for each file.
+A manifest is text: a line `espnet-manifest 1 VERSION`, then a line `SHA256 SIZE NAME` for each file, sorted
+by name. Here never more than one of its lines is in memory.
 """
 
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
@@ -131,6 +132,8 @@ def _entries(path):
             line = file.readline()
             if not line:
                 return
+            if line[-1:] != b"\n":
+                raise ValueError
             digest, size, name = line[:-1].split(b" ")
             yield digest, int(size), name.decode()
 
@@ -169,8 +172,8 @@ async def _stage(board_id, pieces):
     new = f"{slot}/{_STAGED}.new"
     size = 0
     with open(new, "wb") as file:
-        for piece in pieces:
-            size += file.write(piece)
+        while pieces:
+            size += file.write(pieces.pop(0))  # its memory is free then
     try:
         if size > _MANIFEST_MAX:
             raise Refusal(413, f"a manifest may have {_MANIFEST_MAX} bytes at most")
@@ -182,9 +185,8 @@ async def _stage(board_id, pieces):
         raise
     _remove(slot + "/manifest")
     os.rename(new, f"{slot}/{_STAGED}")
-    names = [name for _, _, name in _entries(f"{slot}/{_STAGED}")]
-    for name in [name for name, _ in _files(slot)]:
-        if name not in names and name != _STAGED:
+    for name in os.listdir(slot):
+        if name != _STAGED and not any(name == entry[2] for entry in _entries(f"{slot}/{_STAGED}")):
             os.remove(f"{slot}/{name}")
     missing = []
     for index, entry in enumerate(_entries(f"{slot}/{_STAGED}")):
@@ -200,7 +202,8 @@ async def _stage(board_id, pieces):
 
 def _check(path):
     """Refuse what is no manifest."""
-    names = []
+    last = ""
+    count = has_app = 0
     try:
         with open(path, "rb") as file:
             if file.readline().split(b" ")[:2] != [b"espnet-manifest", b"1"]:
@@ -214,14 +217,16 @@ def _check(path):
                 or name.encode().strip(_NAME_BYTES)
                 or name[:1] == "."
                 or "." not in name
-                or name in names
-                or len(names) == _FILES_MAX
+                or name <= last  # they are sorted, so that nobody comes twice
+                or count == _FILES_MAX
             ):
                 raise ValueError
-            names.append(name)
+            last = name
+            count += 1
+            has_app += name in ("app.mpy", "app.py")
     except (ValueError, UnicodeError):
-        names = []
-    if "app.mpy" not in names and "app.py" not in names:
+        has_app = 0
+    if not has_app:
         raise Refusal(422, "the body is no manifest of a release for boards")
 
 
@@ -232,7 +237,10 @@ async def _check_room(path):
     for entry in _entries(path):
         if await _is_right(boots.other(), entry):
             kept += _blocks(entry[1], block)
-    there = sum([_blocks(size, block) for _, size in _files(boots.other())])
+    there = 0
+    for name, size in _files(boots.other()):
+        if f"{boots.other()}/{name}" != path:
+            there += _blocks(size, block)
     free += (there - kept) * block
     needed = _SPARE_BLOCKS - kept
     for _, size, _ in _entries(path):

@@ -54,7 +54,7 @@ FLOOR, ENOUGH = 6144, 8192
 def eaten(make_board) -> Board:
     """A compiled board whose heap a test can eat and give back with `leave`."""
     changes = [("async def tick():", EATER), ("starts = (tick,", "starts = (tick, eat,")]
-    return make_board(compiled=True, replace={"main.py": changes})
+    return make_board(compiled=True, replace={"app.py": changes})
 
 
 def leave(board: Board, count: int | None, size: int = 0) -> None:
