@@ -7,6 +7,7 @@ to send it. So all that goes in is fixed beforehand.
 import json
 import sys
 
+import boots
 import flash
 import hardware
 import wifi
@@ -23,9 +24,18 @@ if not isinstance(_name, str):
 def answer(board_id, leases, now_s):
     """The Stream of a board's details; `now_s` is the uptime."""
     notices = []  # sentences that people should read: whatever has one to say is asked here
+    undone = boots.record().get("undone")
+    if boots.safe:
+        notices.append("Safe mode: the board died too often. Its pins rest for a minute.")
+    if boots.trial:
+        notices.append(f"Its new program is on trial for up to {boots.minutes} minutes.")
+    if undone:
+        notices.append(f"Its new program was undone: {undone.get('why')}.")
     if hardware.reset_cause() == "watchdog":
         notices.append("The board no longer did its work, so its watchdog restarted it.")
     board = {"id": board_id, "name": _name, "rssi": None, "notices": notices, "crash": None}
+    board.update({"build": boots.build, "boots": boots.count, "safe_mode": boots.safe})
+    board["undone"] = undone
     try:
         if wifi.radio and wifi.radio.isconnected():
             board["rssi"] = wifi.radio.status("rssi")

@@ -24,6 +24,7 @@ try:
     import app
 
     app.main(choice)
+    raise RuntimeError("it must never end")
 except KeyboardInterrupt:
     import switch
 

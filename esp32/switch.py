@@ -45,7 +45,7 @@ def load():
     for name in ("wanted", "undone"):
         if not isinstance(record.get(name), dict):
             record[name] = None
-    if record.get("slot") not in ("a", "b"):
+    if record.get("slot") not in ("a", "b") or not is_whole(record["slot"]):
         record["slot"] = "a" if is_whole("a") or not is_whole("b") else "b"
     return record
 
