@@ -140,6 +140,7 @@ class World:
             "HOME": str(home),
             "TMPDIR": str(temporary),
             "ESPNET_DATA": str(folder / "data"),
+            "ESPNET_BEACONS": "off",
             "PYTHONWARNINGS": "error",
             MARK: self.mark,
             **({"REDIS_URL": redis_url} if redis_url else {}),
