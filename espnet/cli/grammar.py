@@ -40,6 +40,7 @@ _VALUES = {
     "log_format": "text|json",
     "private": "yes|no",
     "seconds": "N",
+    "tag": "KEY=VALUE",
     "seed": "N",
     "heap": "SIZE",
     "days": "DAYS",
