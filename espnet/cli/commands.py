@@ -114,16 +114,16 @@ class Commands(SampleWords, SealWords):
 
     @verb
     def discover(self, *, seconds: str = "65", register: bool = False, tag: str = "") -> Report:
-        """Lists the boards that speak: who and where they are, and who may control them.
+        """Lists the boards that speak: where they are, who may control them.
 
-        Boards tell their network where they are when they get an address, and once a minute. What they say is
-        a hint: whoever is on that network can say anything. A registered board that says another address is
-        shown with the one that it had; `espcli run` follows it by itself.
+        Boards tell their network where they are when they get an address, and once a minute. What
+        they say is a hint: whoever is on that network can say anything. A registered board that says
+        another address is shown with the one that it had; `espcli run` follows it by itself.
 
         --seconds    how long it listens, 1 to 3600 (65: every board speaks within that)
-        --register   registers and claims those that are not yet registered, under their own names; where
-                     another one has the name, the end of the id is added. Exit code 1 if one of them
-                     could not be
+        --register   registers and claims those that are not yet registered, under their own names;
+                     where another one has the name, the end of the id is added. Exit code 1 if one
+                     of them could not be
         --tag        a tag for each of those, such as room=attic; several with commas between
 
         Example: espcli discover --register --tag site=farm
