@@ -13,6 +13,7 @@ from espnet.cli.credentials import CredentialWords
 from espnet.cli.device import DeviceWords
 from espnet.cli.direct import RequestWords
 from espnet.cli.grammar import Place, arguments, known
+from espnet.cli.upkeep import SettingsWords
 
 _START = """\
 Getting started:
@@ -36,6 +37,7 @@ GROUPS: tuple[tuple[str, type[Words]], ...] = (
     ("espcli device NAME", DeviceWords),
     ("espcli device NAME requests", RequestWords),
     ("espcli device NAME credentials", CredentialWords),
+    ("espcli device NAME settings", SettingsWords),
 )
 #: Widest line of a help text, in columns.
 WIDTH = 100
