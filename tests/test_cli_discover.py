@@ -2,13 +2,13 @@
 
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 import redis
+from air import LOOPBACK, Air, beacon
 from board_wire import Say, Wire, answer, status_body
 from claiming import Cli, everything, flash
 
@@ -17,46 +17,14 @@ from espnet.model import Device, Reading
 from espnet.simulator import Board, Fleet
 from espnet.store import Store
 
-LOOPBACK = "127.255.255.255"
 ID, OTHER = "a0b1c2d3e4f5", "b" * 12
-
-
-def beacon(board_id: str, address: str, name: str = "porch", **more: Any) -> bytes:
-    ip, _, port = address.partition(":")
-    said = {"espnet": 1, "id": board_id, "name": name, "address": ip, "port": int(port or 80)}
-    return json.dumps(said | {"version": "0.2.0", "boot": "0" * 16} | more).encode()
-
-
-class Air:
-    """The network that boards speak into: says again and again what it was told to say."""
-
-    def __init__(self, port: int) -> None:
-        self.said: list[bytes] = []
-        self._port, self._stop = port, threading.Event()
-        self._thread = threading.Thread(target=self._speak)
-        self._thread.start()
-
-    def _speak(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
-            mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            while not self._stop.wait(0.05):
-                for datagram in self.said:
-                    mouth.sendto(datagram, (LOOPBACK, self._port))
-
-    def end(self) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @pytest.fixture
 def air(monkeypatch: pytest.MonkeyPatch, settings: None) -> Iterator[Air]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind((LOOPBACK, 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("ESPNET_BEACONS", f"{LOOPBACK}:{port}")
-    air = Air(port)
-    yield air
-    air.end()
+    with Air() as air:
+        monkeypatch.setenv("ESPNET_BEACONS", air.address)
+        yield air
 
 
 @pytest.fixture

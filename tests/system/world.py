@@ -38,6 +38,7 @@ VOCABULARY = {
     *("upload.failed", "upload.paused", "upload.ok_again", "upload.dead_letters"),
     *("upload.unreadable", "pin.set", "pin.refused"),
     *("redis.open", "passwords.closed"),
+    *("beacons.off", "beacon.refused", "device.moved"),
 }
 
 T = TypeVar("T")
