@@ -32,8 +32,10 @@ CALLS_A_MINUTE = 120
 EVERY_S = 1.0
 #: A beacon is believed to be of use for so long, in seconds: boards send one every minute.
 BEACON_S = 130.0
-#: The registry is read anew after so many seconds, if beacons say something else than it does.
+#: Who is registered is read anew after so many seconds, if somebody else spoke.
 LEARN_S = 30.0
+#: Beacons that are too old are forgotten so often, in seconds.
+FORGET_S = 10.0
 #: An address where it was not that board is not asked again for so long, one where nothing answered not
 #: for so long, in seconds.
 REFUSED_S, SILENT_S = 600.0, 20.0
@@ -71,24 +73,20 @@ class Follower:
         self._store, self._clock, self._holder = store, clock, holder
         self._timeout_s, self._every_s = timeout_s, every_s
         self._outage = outage or Outage()
-        self._known: dict[str, str] = {}
+        self._registered: frozenset[str] = frozenset()
         self._learned_at = -LEARN_S
         self._is_news = True
         #: By a device's id: where it is said to be, and when that was last heard (monotonic seconds).
         self._places: dict[str, dict[str, float]] = {}
+        self._forgot_at = 0.0
         #: Until when an address is not asked for a board again.
         self._refused: dict[tuple[str, str], float] = {}
         self._calls: deque[float] = deque(maxlen=CALLS_A_MINUTE)
 
     def heard(self, beacon: Beacon) -> None:
-        """Notes where a registered board says that it is, if that is news. To be called on `run`'s loop."""
-        known = self._known.get(beacon.id)
-        if known is not None and is_same_place(known, beacon.address):
-            return
-        self._is_news = (
-            True  # of a board that is not registered, as far as we know, or of one that moved
-        )
-        if known is None:
+        """Notes where a registered board says that it is. To be called on `run`'s loop."""
+        if beacon.id not in self._registered:
+            self._is_news = True
             return
         places = self._places.setdefault(beacon.id, {})
         if beacon.address not in places and len(places) >= MAX_PLACES:
@@ -111,53 +109,57 @@ class Follower:
         now = self._clock.monotonic()
         if self._is_news and now - self._learned_at >= LEARN_S:
             self._is_news, self._learned_at = False, now
-            self._known = await asyncio.to_thread(self._learn)
-        self._forget(now)
+            self._registered = await asyncio.to_thread(self._learn)
+        if now - self._forgot_at >= FORGET_S:
+            self._forget(now)
         if not self._places:
             return
-        failing = list(await asyncio.to_thread(self._store.faults, list(self._places)))
+        failing = [
+            device_id
+            for device_id in await asyncio.to_thread(self._store.failing)
+            if device_id in self._places
+        ]
         random.shuffle(failing)  # who comes late in the minute today comes early tomorrow
         for device_id in failing:
-            address = self._next_place(device_id)
-            if address is None or not self._may_call():
+            address = self._next_place(device_id, now)
+            if address is None:
                 continue
+            if not self._may_call():
+                break
             found = await asyncio.to_thread(self._ask, device_id, address)
             if found.is_moved:
-                self._known[device_id] = address
                 self._places.pop(device_id, None)
             elif found.refused_s:
                 if len(self._refused) >= MAX_REFUSED:
                     del self._refused[next(iter(self._refused))]
                 self._refused[device_id, address] = self._clock.monotonic() + found.refused_s
 
-    def _learn(self) -> dict[str, str]:
-        return {device.id: device.address for device in self._store.devices()}
+    def _learn(self) -> frozenset[str]:
+        return frozenset(device.id for device in self._store.devices())
 
     def _forget(self, now: float) -> None:
         """Beacons grow old, and so does what was refused."""
+        self._forgot_at = now
         for device_id, places in list(self._places.items()):
             for address in [one for one, at in places.items() if now - at > BEACON_S]:
                 del places[address]
-            if not places or device_id not in self._known:
+            if not places or device_id not in self._registered:
                 del self._places[device_id]
         for key in [key for key, until in self._refused.items() if until <= now]:
             del self._refused[key]
 
-    def _next_place(self, device_id: str) -> str | None:
+    def _next_place(self, device_id: str, now: float) -> str | None:
         """One of the places where the device is said to be and was not found to be missing, by chance."""
         places = [
             address
-            for address in self._places.get(device_id, ())
-            if (device_id, address) not in self._refused
+            for address, at in self._places.get(device_id, {}).items()
+            if now - at <= BEACON_S and self._refused.get((device_id, address), now) <= now
         ]
         return random.choice(places) if places else None
 
     def _may_call(self) -> bool:
-        now = self._clock.monotonic()
-        if len(self._calls) == CALLS_A_MINUTE and now - self._calls[0] < 60:
-            return False
-        self._calls.append(now)
-        return True
+        calls, now = self._calls, self._clock.monotonic()
+        return len(calls) < CALLS_A_MINUTE or now - calls[0] >= 60
 
     def _ask(self, device_id: str, address: str) -> Found:
         """Asks at the address whether it is that board, under the device's lock; moves it there if it is."""
@@ -177,6 +179,7 @@ class Follower:
             return Found()  # it is polled just now, or gone; the next look will see
 
     def _verified(self, device: Device, address: str, fence: int) -> Found:
+        self._calls.append(self._clock.monotonic())
         try:
             if not self._is_there(device, address, fence):
                 return Found(refused_s=REFUSED_S)

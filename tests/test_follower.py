@@ -339,6 +339,38 @@ def test_a_device_that_is_polled_just_now_is_left_alone(
     assert [event for event, *_ in look(follower)] == ["device.moved"]
 
 
+def test_what_people_do_meanwhile_is_seen(
+    store: Store, clock: ManualClock, follower: Follower, wire: Wire
+) -> None:
+    """The board speaks where it was registered all the time; somebody registers it elsewhere, where it is
+    not: it comes back to where it is."""
+    register(store, wire.address(NEW))
+    learn(follower)
+    poll(store, clock)
+    beacon = Beacon(ID, wire.address(NEW))
+    assert look(follower, beacon) == []
+    store.change(
+        f"n{ID}", lambda old: msgspec.structs.replace(old, address=NOBODY), now=clock.now()
+    )
+    poll(store, clock)
+    assert [event for event, *_ in look(follower, beacon)] == ["device.moved"]
+
+
+def test_a_board_that_fails_where_it_says_that_it_is_costs_no_call(
+    store: Store, clock: ManualClock, follower: Follower, wire: Wire
+) -> None:
+    """Its polls see to it; here is nothing to be found."""
+    wire.default = lambda host, _: answer(b"busy", status="500 Busy")
+    register(store, wire.address(OLD))
+    learn(follower)
+    poll(store, clock)
+    polls = len(wire.requests[OLD])
+    for _ in range(3):
+        assert look(follower, Beacon(ID, wire.address(OLD))) == []
+        clock.advance(SILENT_S)
+    assert len(wire.requests[OLD]) == polls
+
+
 def test_an_unregistered_board_is_nobody_s_business(
     store: Store, clock: ManualClock, follower: Follower, wire: Wire
 ) -> None:

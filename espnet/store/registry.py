@@ -56,6 +56,11 @@ class Registry(History):
         return decode_device(raw) if raw else None
 
     @translated
+    def failing(self) -> list[str]:
+        """The ids of all devices whose latest poll failed."""
+        return [raw.decode() for raw in self._redis.hkeys(self._faults)]
+
+    @translated
     def faults(self, device_ids: Sequence[str]) -> dict[str, Fault]:
         """Those of these devices whose latest poll failed, by id, with why."""
         if not device_ids:
