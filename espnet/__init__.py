@@ -38,7 +38,7 @@ layer  module                                      responsibility
 5      ``historian``                               the stream to the history
 5      ``config`` ``simulator/``                   the environment; boards without hardware
 5      ``exposition``                              what Prometheus is shown
-6      ``outlets``                                 the sinks that the settings choose
+6      ``outlets`` ``follower``                    the sinks that the settings choose; boards that moved
 7      ``daemon``                                  the loops, signals and the ordered stop
 8      ``cli/``                                    fire classes, rendering, exit codes, the demo
 =====  ==========================================  ====================================================

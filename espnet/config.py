@@ -39,7 +39,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     that nobody chose any. ``max_samples`` and ``max_bytes`` bound the stream, ``history_bytes`` the
     history (0: none), ``max_metrics`` what a sink may be billed for (None: anything). ``secret_keys`` open
     the boards' passwords, and the first one seals them. ``zone`` (IANA name, "" for this machine's),
-    ``lat`` and ``lon`` (degrees north and east) are those of jobs that say nothing else.
+    ``lat`` and ``lon`` (degrees north and east) are those of jobs that say nothing else. ``beacons`` is where
+    boards' beacons are listened for, "" for nowhere.
     """
 
     redis_url: str | None = None
@@ -65,6 +66,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     zone: str = ""
     lat: float | None = None
     lon: float | None = None
+    beacons: str = "0.0.0.0:8469"
 
     def __repr__(self) -> str:
         return f"Config(redis_url=…, data_dir={str(self.data_dir)!r}, datadog_api_key=…)"
@@ -109,6 +111,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
             "zone": ("ESPNET_ZONE", environ.get("ESPNET_ZONE")),
             "lat": ("ESPNET_LAT", environ.get("ESPNET_LAT")),
             "lon": ("ESPNET_LON", environ.get("ESPNET_LON")),
+            "beacons": ("ESPNET_BEACONS", environ.get("ESPNET_BEACONS")),
         },
     )
 
@@ -205,6 +208,18 @@ def _address(name: str, text: str, such_as: str = "127.0.0.1:9469") -> str:
     return address
 
 
+def _beacons(name: str, text: str) -> str:
+    """``IPv4:PORT``, "" for ``off``. Boards send to everybody, and that reaches addresses, not names."""
+    if text == "off":
+        return ""
+    host, _, port = text.rpartition(":")
+    if re.fullmatch(r"[0-9.]+", host) and port.isdigit() and problem_with_address(text) is None:
+        return text
+    raise UsageError(
+        f"{name} is where boards' beacons are listened for, such as 0.0.0.0:8469, or off; not {text!r}."
+    )
+
+
 def _dogstatsd(name: str, text: str) -> str:
     if text.startswith("unix://"):
         if text.startswith("unix:///") and len(text) > 8 and text.isprintable():
@@ -270,4 +285,5 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "zone": _zone,
     "lat": lambda name, text: _degrees(name, text, 90),
     "lon": lambda name, text: _degrees(name, text, 180),
+    "beacons": _beacons,
 }

@@ -6,8 +6,8 @@ more, lets trips under way end within their time-outs, which releases their lock
 uploads back, and ends with exit code 0. A bug in any loop ends the process with a traceback: a
 supervisor sees it, nobody works on half.
 
-Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``redis.not_started`` ``redis.open``
-``passwords.closed``, and those of `collector` and `uploader`.
+Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``beacons.off`` ``redis.not_started``
+``redis.open`` ``passwords.closed``, and those of `collector`, `uploader` and `follower`.
 """
 
 import asyncio
@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, TextIO
 import structlog
 
 from espnet import outlets
+from espnet.board.listener import Listener
 from espnet.clock import Clock, SystemClock
 from espnet.collector import MAX_IN_FLIGHT, Collector, Outage
 from espnet.config import Config
 from espnet.errors import StoreUnavailable
+from espnet.follower import Follower
 from espnet.historian import Historian
 from espnet.sinks.console import is_ready
 from espnet.store import HISTORY, Store
@@ -116,6 +118,14 @@ class Daemon:
         ]
         self._history_store = self._new_store()
         self._historian = self._new_historian() if config.history_bytes else None
+        self._follower = Follower(
+            self._new_store(),
+            self._clock,
+            holder=holder,
+            timeout_s=config.timeout_s,
+            outage=self._outage,
+        )
+        self._listener = Listener(config.beacons, self._follower.heard) if config.beacons else None
         self._page = (
             self._exposition(address) if (address := outlets.prometheus_address(config)) else None
         )
@@ -197,17 +207,38 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as ticks:
                 ticks.create_task(asyncio.to_thread(self._say_what_is_open))
+                if self._hears_beacons():
+                    ticks.create_task(self._follower.run(stop))
                 await self._beat(collector, ticks, stop)
                 collector.stop()
                 # Now, and not when the last trip has ended: a sink must not be asked anew meanwhile.
                 self._stop_uploads.set()
         finally:
             self._stop_uploads.set()
+            if self._listener is not None:
+                self._listener.close()
             await asyncio.gather(*uploads)
             await collector.close()
             for store in self._stores:
                 store.close()
         log.info("collector.stopped", holder=self._holder)
+
+    def _hears_beacons(self) -> bool:
+        """Whether boards that move will be followed; without, everything else goes on."""
+        if self._listener is None:
+            return False
+        try:
+            self._listener.open()
+        except OSError as error:
+            log.warning(
+                "beacons.off",
+                address=self._listener.address,
+                reason=error.strerror or str(error),
+                effect="boards that get another address are not followed; ESPNET_BEACONS names another "
+                "place to listen at",
+            )
+            return False
+        return True
 
     def _say_what_is_open(self) -> None:
         """Once, at start: what lets others in, or keeps us out."""

@@ -63,6 +63,32 @@ class Status(msgspec.Struct, frozen=True):
     fence: int | None = None
 
 
+class Crash(msgspec.Struct, frozen=True):
+    """An exception that the firmware did not expect: its traceback; how long ago it was, in seconds, None
+    when it was before the last reset; and the release that it happened in, where that is known."""
+
+    text: str
+    ago_s: float | None = None
+    build: str | None = None
+
+
+class Undone(msgspec.Struct, frozen=True):
+    """A release that was tried and taken back, and why."""
+
+    build: str
+    version: str = ""
+    why: str = ""
+
+
+class Details(msgspec.Struct, frozen=True):
+    """What a board answers to ``GET /details``, as far as it is of use here. ``notices`` are for people."""
+
+    id: str
+    notices: tuple[str, ...] = ()
+    crash: Crash | None = None
+    undone: Undone | None = None
+
+
 class Climate(msgspec.Struct, frozen=True):
     """One DHT22 reading: °C as the sensor says it, and relative humidity in %."""
 
@@ -170,6 +196,7 @@ class View(msgspec.Struct, frozen=True):
 
 _encoder = msgspec.json.Encoder()
 _status_decoder = msgspec.json.Decoder(Status)
+_details_decoder = msgspec.json.Decoder(Details)
 _device_decoder = msgspec.json.Decoder(Device)
 _reading_decoder = msgspec.json.Decoder(Reading)
 _fault_decoder = msgspec.json.Decoder(Fault)
@@ -180,6 +207,11 @@ encode = _encoder.encode
 def decode_status(raw: bytes) -> Status:
     """Raises `msgspec.DecodeError` (not JSON) or `msgspec.ValidationError` (wrong fields)."""
     return _status_decoder.decode(raw)
+
+
+def decode_details(raw: bytes) -> Details:
+    """Raises as `decode_status` does."""
+    return _details_decoder.decode(raw)
 
 
 def decode_device(raw: bytes) -> Device:

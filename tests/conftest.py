@@ -27,6 +27,10 @@ hypothesis.settings.load_profile("espnet")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# By itself a daemon listens for beacons on all addresses. A test that wants some says where.
+os.environ["ESPNET_BEACONS"] = "off"
+
+
 class RedisProcess:
     """A real server on a Unix socket, without a TCP port, that a test may treat badly.
 
@@ -171,6 +175,7 @@ def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name)
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
+    monkeypatch.setenv("ESPNET_BEACONS", "off")
 
 
 @pytest.fixture(autouse=True)

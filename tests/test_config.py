@@ -89,6 +89,10 @@ NEW_SETTINGS = {
     ),
     "ESPNET_FILE": ("file", {"/tmp/x.jsonl": Path("/tmp/x.jsonl"), "x": Path("x")}),
     "ESPNET_FILE_MB": ("file_bytes", {"1": 10**6, "100": 10**8}),
+    "ESPNET_BEACONS": (
+        "beacons",
+        {"off": "", "0.0.0.0:8469": "0.0.0.0:8469", "127.255.255.255:9": "127.255.255.255:9"},
+    ),
 }
 
 
@@ -109,11 +113,29 @@ def test_nobody_who_says_nothing_has_a_sink_or_a_page() -> None:
     assert (settings.max_samples, settings.max_bytes) == (10**6, 256 * 10**6)
     assert (settings.history_bytes, settings.file_bytes) == (256 * 10**6, 10**8)
     assert settings.dogstatsd == "127.0.0.1:8125"
+    assert settings.beacons == "0.0.0.0:8469"
     assert settings.file == Path("/data/samples.jsonl")
 
 
 #: variable → texts that are refused, and words of the sentence.
 REFUSED = {
+    "ESPNET_BEACONS": {
+        "on": "such as 0.0.0.0:8469, or off; not 'on'",
+        "Off": "or off",
+        "8469": "or off",
+        ":8469": "or off",
+        "0.0.0.0": "or off",
+        "0.0.0.0:": "or off",
+        "0.0.0.0:0": "or off",
+        "0.0.0.0:65536": "or off",
+        "0.0.0:8469": "or off",
+        "0.0.0.256:8469": "or off",
+        "[::]:8469": "or off",
+        "localhost:8469": "or off",
+        "0.0.0.0:8469,1.2.3.4:8469": "or off",
+        "0.0.0.0:٣": "or off",
+        "\x1b[31m": "or off",
+    },
     "ESPNET_SINKS": {
         "datadgo": "there is no sink 'datadgo'; choose among datadog, dogstatsd",
         "Datadog": "there is no sink 'Datadog'",

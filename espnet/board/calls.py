@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from espnet.errors import BoardError
-from espnet.model import Climate, Status, decode_status, problem_with_name
+from espnet.model import Climate, Details, Status, decode_details, decode_status, problem_with_name
 
 #: Most bytes that an answer's body may have; a full status is under 1 KB.
 MAX_ANSWER_BYTES = 64 * 1024
@@ -189,13 +189,25 @@ def parse_status(address: str, body: bytes, expected_id: str | None = None) -> S
     if expected_id is None:
         if problem := problem_with_name(status.id):
             raise BoardError(address, "bad_answer", f"has an id that cannot be used: it {problem}")
-    elif status.id != expected_id:
+    else:
+        _require_id(address, status.id, expected_id)
+    return status
+
+
+def _require_id(address: str, board_id: str, expected_id: str) -> None:
+    if board_id != expected_id:
         raise BoardError(
             address,
             "wrong_id",
-            f"is another one: it has the id {_quoted(status.id)}, expected was {expected_id}",
+            f"is another one: it has the id {_quoted(board_id)}, expected was {expected_id}",
         )
-    return status
+
+
+def parse_details(address: str, body: bytes, expected_id: str) -> Details:
+    """The answer to `GET_DETAILS`; a different board is a `BoardError`."""
+    details = _decoded(decode_details, address, body)
+    _require_id(address, details.id, expected_id)
+    return details
 
 
 def parse_climate(address: str, body: bytes) -> Climate:

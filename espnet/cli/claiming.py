@@ -87,12 +87,14 @@ def register(
     *,
     replace: bool,
     leave_open: bool,
+    board_id: str | None = None,
 ) -> tuple[Device, Status]:
     """Calls the board at an address, claims it if it is fresh, and stores it with what it said.
 
-    A board that is registered without a password stays as it is, unless ``how`` asks for something. Returns
-    the record as stored, and the board's answer. Raises `BoardError`, which says what to do where the board
-    belongs to somebody else, and `RegistryConflict` as `Store.add` does, before anything has been changed.
+    A board that is registered without a password stays as it is, unless ``how`` asks for something. It has to
+    be board ``board_id``, where that is given. Returns the record as stored, and the board's answer. Raises
+    `BoardError`, which says what to do where the board belongs to somebody else, and `RegistryConflict` as
+    `Store.add` does, before anything has been changed.
     """
     store, now = session.store, session.now
 
@@ -104,9 +106,9 @@ def register(
         store.check(device_of(board_id), replace=replace)
         return _known(session, board_id, how)
 
-    login = Login(None, find)
+    login = Login(board_id, find)
     with _about(how):
-        seen = _read(session, address, GET_BASIC, login, None)
+        seen = _read(session, address, GET_BASIC, login, board_id)
     status = seen.status
     if login.board_id not in (None, status.id):
         what = f"asks for the password of board {login.board_id}, and says that it is {status.id}"

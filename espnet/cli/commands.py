@@ -113,6 +113,30 @@ class Commands(SampleWords, SealWords):
         )
 
     @verb
+    def discover(self, *, seconds: str = "65", register: bool = False, tag: str = "") -> Report:
+        """Lists the boards that speak: where they are, who may control them.
+
+        Boards tell their network where they are when they get an address, and once a minute. What
+        they say is a hint: whoever is on that network can say anything. A registered board that says
+        another address is shown with the one that it had; `espcli run` follows it by itself.
+
+        --seconds    how long it listens, 1 to 3600 (65: every board speaks within that)
+        --register   registers and claims those that are not yet registered, under their own names;
+                     where another one has the name, the end of the id is added. Exit code 1 if one
+                     of them could not be
+        --tag        a tag for each of those, such as room=attic; several with commas between
+
+        Example: espcli discover --register --tag site=farm
+        """
+        from espnet.cli.discover import discover
+
+        wait_s = parse.seconds(seconds, "--seconds", 1, 3600)
+        if tag and not register:
+            raise UsageError("--tag is for those that are registered: add --register.")
+        tags = parse.tags(tag.replace("=", ":")) if tag else ()
+        return discover(self._session, seconds=wait_s, register=bool(register), tags=tags)
+
+    @verb
     def rename(self, name: str, new_name: str) -> Shown:
         """Gives a device another name; everything else stays as it is.
 

@@ -125,6 +125,7 @@ def _demo(
         "ESPNET_INTERVAL": str(INTERVAL_S),
         "ESPNET_UPLOAD_INTERVAL": str(UPLOAD_S),
         "ESPNET_TIMEOUT": "1",
+        "ESPNET_BEACONS": "off",
     }
     for board, name in zip(boards, ("porch", "attic", "flaky"), strict=True):
         _espcli(console, environ, stop, "register", board.address, name)

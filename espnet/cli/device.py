@@ -12,8 +12,9 @@ from espnet.cli.describe import describe
 from espnet.cli.direct import RequestWords
 from espnet.cli.history import HistoryWords
 from espnet.cli.jobs import JobWords
-from espnet.cli.render import Lines, Records, Shown
+from espnet.cli.render import Lines, Records, Report, Shown
 from espnet.cli.session import Session
+from espnet.cli.upkeep import SettingsWords
 from espnet.errors import NoReading, UsageError
 from espnet.model import ADC_PINS, INTERVAL_RANGE_S, Adc, Device, Reading
 
@@ -86,6 +87,32 @@ class DeviceWords(JobWords, HistoryWords):
         if state is None:
             return Lines({"locked": False})
         return Lines({"locked": True, "holder": state.holder, "left_s": state.left_s})
+
+    @verb
+    def crash(self) -> Report:
+        """Shows why the board restarted last, and its last crash.
+
+        The board is asked now, past its lock. A crash survives resets: its traceback, how long ago it
+        was, and the build that it happened in, where the board knows.
+        """
+        from espnet.cli.upkeep import crash
+
+        return crash(self._session, self._name)
+
+    @verb
+    def restart(self) -> Shown:
+        """Restarts the board.
+
+        Leased pins go to their safe levels, the others boot low; jobs set them again at the next poll.
+        """
+        from espnet.cli.upkeep import restart
+
+        return restart(self._session, self._name)
+
+    @property
+    def settings(self) -> SettingsWords:
+        """Shows or changes the board's own settings (see its own --help)."""
+        return SettingsWords(self._session, self._name)
 
     @property
     def requests(self) -> RequestWords:

@@ -10,6 +10,7 @@ import inspect
 import io
 import keyword
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,15 +21,19 @@ from espnet.cli.device import DeviceWords
 from espnet.cli.direct import RequestWords
 from espnet.cli.parse import quoted
 from espnet.cli.render import Exit
+from espnet.cli.upkeep import SettingsWords
 from espnet.errors import UsageError
 
 #: Longest word in characters; the longest sensible one is a list of tags.
 MAX_WORD = 4096
+#: Most characters of a list of words in an error.
+_LISTED = 220
 
 #: The words of a device that others follow.
 _GROUPS: dict[Any, type[Words]] = {
     DeviceWords.requests: RequestWords,
     DeviceWords.credentials: CredentialWords,
+    DeviceWords.settings: SettingsWords,
 }
 _OPTION = re.compile(r"--|-[A-Za-z]")
 #: What an option's value is called where its own name would only say it again.
@@ -40,6 +45,7 @@ _VALUES = {
     "log_format": "text|json",
     "private": "yes|no",
     "seconds": "N",
+    "tag": "KEY=VALUE",
     "seed": "N",
     "heap": "SIZE",
     "days": "DAYS",
@@ -98,7 +104,9 @@ def arguments(member: Any) -> list[str]:
     for name, parameter in parameters(member).items():
         name = name.rstrip("_")
         upper = name.upper()
-        if parameter.default is inspect.Parameter.empty:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            parts.append("KEY=VALUE…")
+        elif parameter.default is inspect.Parameter.empty:
             parts.append(upper)
         elif parameter.default is False:
             parts.append(f"[--{name}]")
@@ -141,7 +149,11 @@ def known(words: list[str]) -> Place:
 
     names = list(words_of(place.group))
     close = difflib.get_close_matches(place.unknown.replace("-", "_"), names, 1)
-    advice = f"did you mean `{place.path} {close[0]}`?" if close else f"it has: {', '.join(names)}."
+    if close:
+        advice = f"did you mean `{place.path} {close[0]}`?"
+    else:
+        there = textwrap.shorten(", ".join(names), _LISTED, placeholder=" … (--help has all)")
+        advice = f"it has: {there}."
     raise UsageError(f"`{place.path}` has no command {quoted(place.unknown)}; {advice}")
 
 

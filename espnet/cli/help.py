@@ -13,6 +13,7 @@ from espnet.cli.credentials import CredentialWords
 from espnet.cli.device import DeviceWords
 from espnet.cli.direct import RequestWords
 from espnet.cli.grammar import Place, arguments, known
+from espnet.cli.upkeep import SettingsWords
 
 _START = """\
 Getting started:
@@ -27,8 +28,8 @@ Exit codes: 0 done, 1 expected failure, 2 wrong words, 3 Redis unreachable.
 Settings: REDIS_URL, ESPNET_DATA, ESPNET_PREFIX, ESPNET_INTERVAL, ESPNET_TIMEOUT,
 ESPNET_UPLOAD_INTERVAL, ESPNET_SINKS, ESPNET_MAX_SAMPLES, ESPNET_QUEUE_MB, ESPNET_HISTORY_MB,
 ESPNET_MAX_METRICS, ESPNET_PROMETHEUS, ESPNET_DOGSTATSD, ESPNET_FILE, ESPNET_FILE_MB,
-ESPNET_SECRET_KEY, ESPNET_LOG_FORMAT, ESPNET_ZONE, ESPNET_LAT, ESPNET_LON; DATADOG_API_KEY,
-DATADOG_APP_KEY, DATADOG_HOST."""
+ESPNET_SECRET_KEY, ESPNET_LOG_FORMAT, ESPNET_ZONE, ESPNET_LAT, ESPNET_LON, ESPNET_BEACONS;
+DATADOG_API_KEY, DATADOG_APP_KEY, DATADOG_HOST."""
 
 #: The groups of the command line and where they begin.
 GROUPS: tuple[tuple[str, type[Words]], ...] = (
@@ -36,6 +37,7 @@ GROUPS: tuple[tuple[str, type[Words]], ...] = (
     ("espcli device NAME", DeviceWords),
     ("espcli device NAME requests", RequestWords),
     ("espcli device NAME credentials", CredentialWords),
+    ("espcli device NAME settings", SettingsWords),
 )
 #: Widest line of a help text, in columns.
 WIDTH = 100

@@ -1,7 +1,7 @@
 """Devices and their jobs: what people decided. Every change is one transaction."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -13,6 +13,7 @@ from espnet.errors import (
 )
 from espnet.model import (
     Device,
+    Fault,
     Job,
     Memory,
     Reading,
@@ -47,6 +48,29 @@ class Registry(History):
         if raw is None:
             raise UnknownDevice(name)
         return decode_device(raw)
+
+    @translated
+    def device_of(self, device_id: str) -> Device | None:
+        """The device with this id, if there is one."""
+        raw = self._redis.hget(self._devices, device_id)
+        return decode_device(raw) if raw else None
+
+    @translated
+    def failing(self) -> list[str]:
+        """The ids of all devices whose latest poll failed."""
+        return [raw.decode() for raw in self._redis.hkeys(self._faults)]
+
+    @translated
+    def faults(self, device_ids: Sequence[str]) -> dict[str, Fault]:
+        """Those of these devices whose latest poll failed, by id, with why."""
+        if not device_ids:
+            return {}
+        rows = self._redis.hmget(self._faults, device_ids)
+        return {
+            device_id: decode_fault(raw)
+            for device_id, raw in zip(device_ids, rows, strict=True)
+            if raw is not None
+        }
 
     @translated
     def views(self) -> list[View]:
@@ -173,6 +197,23 @@ class Registry(History):
             return new
 
         return self._transaction(transaction)
+
+    @translated
+    def move(self, device: Device, address: str, *, now: float) -> bool:
+        """The device is at another address now, and due at ``now`` (Unix seconds). Returns whether its record
+        was still ``device``; nothing is changed where it was not."""
+
+        def transaction(pipe: Any) -> bool:
+            raw = pipe.hget(self._devices, device.id)
+            pipe.multi()
+            if raw is None or decode_device(raw) != device:
+                return False
+            moved = msgspec.structs.replace(device, address=address)
+            pipe.hset(self._devices, device.id, encode(moved))
+            pipe.zadd(self._due, {device.id: now}, lt=True, xx=True)
+            return True
+
+        return bool(self._redis.transaction(transaction, self._devices, value_from_callable=True))
 
     @translated
     def remove(self, name: str, *, forget: bool = False) -> Device:

@@ -12,6 +12,8 @@ from .world import ESPCLI, World, marked_processes, wait_for
 LISTENING = "0A"
 #: The flag of one in /proc/net/unix.
 ACCEPTS = 0x10000
+#: Where broadcasts go that do not leave this machine.
+EVERYBODY_HERE = "127.255.255.255"
 
 
 def belonging(world: World) -> list[int]:
@@ -56,8 +58,12 @@ def opened(world: World) -> dict[int, list[str]]:
 
 def test_nothing_listens_beyond_this_machine(embedded_world: World) -> None:
     """The collector with its page for Prometheus, its own Redis, simulated boards, the demo with all that it
-    starts: loopback or Unix sockets, and those for their user alone."""
+    starts: loopback or Unix sockets, and those for their user alone. The one thing that listens to everybody,
+    where nobody says otherwise, is the collector's ear for beacons; here it hears this machine only."""
     world = embedded_world
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((EVERYBODY_HERE, 0))
+        world.environ["ESPNET_BEACONS"] = f"{EVERYBODY_HERE}:{taken.getsockname()[1]}"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     world.start("10", "--prometheus", str(port))
@@ -71,16 +77,18 @@ def test_nothing_listens_beyond_this_machine(embedded_world: World) -> None:
         assert simulated is not None
         assert simulated.readline()
         assert simulated.readline()
-        # The page, two boards, and the demo's three boards and its intake.
-        wait_for("they listen", lambda: sum(map(len, opened(world).values())) >= 1 + 2 + 3 + 1)
+        # The page, the ear for beacons, two boards, and the demo's three boards and its intake.
+        wait_for("they listen", lambda: sum(map(len, opened(world).values())) >= 1 + 1 + 2 + 3 + 1)
         wait_for("the demo's collector", lambda: demo_collects(world), 30)
         found = opened(world)
         servers = [told for told in marked_processes(world.mark, world.folder) if "valkey" in told]
         assert len(servers) == 2
         assert {int(told.partition(":")[0]) for told in servers} <= found.keys()
         addresses = [address for listens in found.values() for address in listens]
-        assert len(addresses) >= 7
-        assert set(addresses) == {"127.0.0.1"}
+        assert len(addresses) >= 8
+        assert set(addresses) == {"127.0.0.1", EVERYBODY_HERE}
+        # The demo's collector has none: it knows its boards.
+        assert addresses.count(EVERYBODY_HERE) == 1
         require_own_sockets(world)
     finally:
         for other in others:

@@ -38,6 +38,7 @@ VOCABULARY = {
     *("upload.failed", "upload.paused", "upload.ok_again", "upload.dead_letters"),
     *("upload.unreadable", "pin.set", "pin.refused"),
     *("redis.open", "passwords.closed"),
+    *("beacons.off", "beacon.refused", "device.moved"),
 }
 
 T = TypeVar("T")
@@ -140,6 +141,7 @@ class World:
             "HOME": str(home),
             "TMPDIR": str(temporary),
             "ESPNET_DATA": str(folder / "data"),
+            "ESPNET_BEACONS": "off",
             "PYTHONWARNINGS": "error",
             MARK: self.mark,
             **({"REDIS_URL": redis_url} if redis_url else {}),
