@@ -335,15 +335,19 @@ class Commands(SampleWords, SealWords):
         return doctor.report(gather(self._session))
 
     @verb
-    def simulate(self, count: str, *, seed: str = "1", heap: str = "112K") -> Told:
+    def simulate(
+        self, count: str, *, seed: str = "1", heap: str = "112K", serial: bool = False
+    ) -> Told:
         """Starts COUNT boards without hardware, running the real firmware.
 
         Prints each board's id, address and control socket when it answers; Ctrl-C ends them all.
 
-        COUNT    how many boards, 1 to 5000
-        --seed   another number makes other boards, with other ids (1)
-        --heap   memory of each board: 112K is what an ESP32 has (112K), 188K its hard limit
-        --json   one JSON object a line: id, address, control
+        COUNT      how many boards, 1 to 5000
+        --seed     another number makes other boards, with other ids (1)
+        --heap     memory of each board: 112K is what an ESP32 has (112K), 188K its hard limit
+        --serial   fresh from the box, on a serial line each: `espcli board` can flash and provision them, and
+                   so can esptool and mpremote
+        --json     one JSON object a line: id, address, control; with --serial also port, and image to flash
 
         Example: espcli simulate 3, then in another terminal espcli register ADDRESS porch
         """
@@ -351,7 +355,7 @@ class Commands(SampleWords, SealWords):
 
         boards = parse.count(count, "COUNT", 1, 5000)
         number = parse.count(seed, "--seed", 0, 10**9)
-        return Told(lambda emit: run(emit, boards, number, heap))
+        return Told(lambda emit: run(emit, boards, number, heap, bool(serial)))
 
     @verb
     def demo(self, *, seconds: str = "") -> Exit:

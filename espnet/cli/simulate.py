@@ -10,16 +10,22 @@ from espnet.errors import UsageError
 from espnet.simulator import SimulatedBoard, simulate
 
 
-def run(emit: Callable[[Mapping[str, Any]], None], count: int, seed: int, heap: str) -> None:
+def run(
+    emit: Callable[[Mapping[str, Any]], None], count: int, seed: int, heap: str, serial: bool
+) -> None:
     """Runs ``count`` boards and tells ``emit`` of each that answers; returns when it is stopped.
 
-    ``heap`` is MicroPython's ``-X heapsize``, or ``none`` for the port's default.
+    ``heap`` is MicroPython's ``-X heapsize``, or ``none`` for the port's default. ``serial``: the boards are
+    fresh from the box, and have a serial line.
     """
     if heap != "none" and not re.fullmatch(r"[1-9]\d{0,6}[KkMm]?", heap):
         raise UsageError(f"--heap is a size such as 112K or 188K, or none; not {heap!r}.")
 
     def ready(board: SimulatedBoard) -> None:
-        emit({"id": board.id, "address": board.address, "control": str(board.control)})
+        told = {"id": board.id, "address": board.address, "control": str(board.control)}
+        if board.line is not None:
+            told |= {"port": board.line.path, "image": str(board.image)}
+        emit(told)
 
     async def until_stopped() -> None:
         work = asyncio.current_task()
@@ -32,6 +38,7 @@ def run(emit: Callable[[Mapping[str, Any]], None], count: int, seed: int, heap: 
                 seed=seed,
                 heap=None if heap == "none" else heap,
                 compiled=True,
+                serial=serial,
                 on_ready=ready,
             )
         except asyncio.CancelledError:

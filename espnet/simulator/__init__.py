@@ -11,6 +11,10 @@
        │       state    the page of memory that a board's process shares with this one
     process ── zygote   forks board processes, which end with their parent
        │
+      line ── loader    the serial line: a pseudo-terminal for mpremote, and for esptool the ROM's
+       │                loader
+      chip              the flash chip
+       │
     hardware/           MicroPython: stand-ins for machine, esp32, dht, network, socket
     flash               firmware onto boards, private folders
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from espnet.simulator import room as rooms
+from espnet.simulator.chip import Chip
 from espnet.simulator.errors import SimulatorError
+from espnet.simulator.line import Line
 from espnet.simulator.room import Room, RoomState
 from espnet.simulator.state import CAUSES, DNS, FAULTS, NTP, PINS, State
 
@@ -45,7 +47,11 @@ class Operator(Protocol):
 
 
 class SimulatedBoard:
-    """See the module. ``phase``: ``starting``, ``ready``, ``halted`` (main.py ended), ``off``."""
+    """See the module. ``phase``: ``starting``, ``ready``, ``halted`` (main.py ended), ``off``.
+
+    A board with a serial line has ``line``, ``chip`` and ``image`` (a file that makes it boot when it is
+    flashed), and two phases more: ``blank`` (nothing on its chip that boots) and ``loader`` (esptool has it).
+    """
 
     def __init__(
         self,
@@ -68,6 +74,9 @@ class SimulatedBoard:
         self.control = control
         self.state = State(self.state_path, board_id=board_id, port=port, seed=seed + number)
         self.operator = operator
+        self.line: Line | None = None
+        self.chip: Chip | None = None
+        self.image: Path | None = None
         self.phase = "off"
         self.ready = asyncio.Event()
         self.settled = asyncio.Event()  # ready, or it will not be by itself
@@ -318,6 +327,10 @@ class SimulatedBoard:
         for kind in list(self._expiries):
             self._forget_expiry(kind)
         self.phase = "off"
+        if self.line is not None:
+            self.line.close()
+        if self.chip is not None:
+            self.chip.close()
         self.state.close()
 
     # Reading
@@ -341,6 +354,7 @@ class SimulatedBoard:
             "connections": state.connections,
             "most_connections": state.most[0],
             "most_requests": state.most[1],
+            **({} if self.line is None else {"port": self.line.path}),
         }
 
     def time_s(self) -> float:

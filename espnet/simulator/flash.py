@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from espnet import firmware
+from espnet.simulator.chip import SIZE
 from espnet.simulator.errors import SimulatorError
 
 _PREFIX = "espnet-sim-"
@@ -80,10 +81,21 @@ def put_hardware(target: Path) -> Path:
     return Path(shutil.copy(_HARDWARE / _LAUNCH, target))
 
 
-def put(prepared: Path, flash: Path) -> None:
-    """Copies the firmware onto a board that has none yet."""
-    if not flash.exists():
+def put(prepared: Path | None, flash: Path) -> None:
+    """Copies the firmware onto a board that has none yet; None: its flash is empty."""
+    if prepared is None:
+        flash.mkdir(exist_ok=True)
+    elif not flash.exists():
         shutil.copytree(prepared, flash)
+
+
+def empty(flash: Path) -> None:
+    """Removes every file, as erasing the chip does."""
+    for path in flash.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def forgive(flash: Path) -> None:
@@ -103,7 +115,7 @@ def put_network(flash: Path) -> None:
         settings.write_text('{"wifi": [{"ssid": "simulated", "password": ""}]}')
 
 
-def runtime_folder(boards: int) -> tuple[Path, IO[str]]:
+def runtime_folder(boards: int, *, serial: bool = False) -> tuple[Path, IO[str]]:
     """A private folder (mode 0700) and the open lock that says that its owner lives.
 
     In memory where there is room for so many boards: a thousand boards are twenty thousand
@@ -114,7 +126,8 @@ def runtime_folder(boards: int) -> tuple[Path, IO[str]]:
         temporary = Path("/tmp")
     for root in {temporary, _MEMORY}:
         _remove_stale(root)
-    root = _MEMORY if _has_room(_MEMORY, boards * _BOARD_BYTES) else temporary
+    need = boards * (_BOARD_BYTES + (SIZE if serial else 0))
+    root = _MEMORY if _has_room(_MEMORY, need) else temporary
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     # Locked before it has its name, so that nobody finds it unlocked and takes it for stale.
     lock = (folder / "lock.new").open("w")

@@ -37,6 +37,10 @@ class Board:
         self.port = board.port
         self.control = str(board.control)
         self.flash = board.flash
+        #: What mpremote and esptool open, "" where boards have no serial line (``Fleet(serial=True)``).
+        self.serial = board.line.path if board.line else ""
+        #: An image that makes such a board boot when it is flashed.
+        self.image = board.image
 
     @property
     def pid(self) -> int:
@@ -44,7 +48,7 @@ class Board:
 
     @property
     def phase(self) -> str:
-        """``starting``, ``ready``, ``halted`` (main.py ended) or ``off``."""
+        """``starting``, ``ready``, ``halted`` (main.py ended), ``off``, ``blank`` or ``loader``."""
         return self._board.phase
 
     @property

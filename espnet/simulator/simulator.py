@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import IO, Any
 
 from espnet import firmware
 from espnet.clock import Clock, SystemClock
+from espnet.simulator import chip as chips
 from espnet.simulator import control, flash
 from espnet.simulator.board import SimulatedBoard, call
+from espnet.simulator.chip import Chip
 from espnet.simulator.errors import SimulatorError
+from espnet.simulator.line import Line
 from espnet.simulator.process import Launcher, find_micropython
-from espnet.simulator.state import SIZE
+from espnet.simulator.state import AT_PROMPT, PROGRAM, PROGRAM_THEN_PROMPT, PROMPT, SIZE
 
 #: The exit code of `launch.py` when main.py ended: the board sits at its prompt.
 _HALTED = 3
@@ -33,9 +37,12 @@ _RESTART_DELAY_S = (0.0, 0.2, 5.0)  # first, from the second on doubling, at mos
 _TICK_S = 0.05
 _TURN_S = 1.0
 _CONSOLE_LIMIT = 1 << 18
+#: What a board with a serial line has on its chip at first.
+HOLDS = ("nothing", "micropython", "firmware")
 
 #: What ``on_event`` is called with: the board, one of these words, and details in a few words.
-#: ``ready`` (first start), ``reset`` (cause), ``died`` (how), ``halted``, ``silent``, ``off``.
+#: ``ready`` (first start), ``reset`` (cause), ``died`` (how), ``halted``, ``silent``, ``off``; of boards
+#: with a serial line also ``blank`` (nothing to boot) and ``loader`` (esptool has them).
 OnEvent = Callable[[SimulatedBoard, str, str], None]
 
 
@@ -68,6 +75,8 @@ class Simulator:
     the module `esp32` has. ``compiled``: False leaves the firmware as source, which needs more memory
     than a board has; EspNet's own comes compiled by default, like on boards. ``speed``: how fast the
     boards' time passes. ``beacon_port``: where on 127.255.255.255 their beacons go, None: nowhere.
+    ``serial``: every board has a serial line, a pseudo-terminal that mpremote and esptool open; its chip
+    holds ``nothing`` (fresh from the box), ``micropython`` or the ``firmware``, as ``holds`` says.
     """
 
     def __init__(
@@ -86,10 +95,15 @@ class Simulator:
         on_ready: Callable[[SimulatedBoard], None] | None = None,
         on_event: OnEvent | None = None,
         clock: Clock | None = None,
+        serial: bool = False,
+        holds: str = "nothing",
     ) -> None:
         if count < 1:
             raise SimulatorError(f"{count} boards cannot be simulated; ask for 1 or more.")
         self._speed, self._beacon_port = speed, beacon_port
+        if holds not in HOLDS:
+            raise SimulatorError(f"A board holds {', '.join(HOLDS)}; not {holds!r}.")
+        self._serial, self._holds = serial, holds
         self._count, self._seed, self._firmware, self._directory = count, seed, firmware, directory
         self._heap, self._compiled, self._port, self._chip = heap, compiled, port, chip
         self._on_ready, self._on_event = on_ready, on_event
@@ -103,6 +117,8 @@ class Simulator:
         self._fed: dict[int, tuple[int, float]] = {}
         self._reserved: list[socket.socket] = []
         self._servers: list[control.ControlServer] = []
+        self._killing: set[asyncio.Task[None]] = set()
+        self._prompts: set[int] = set()
         self._locks: list[IO[str]] = []
         self._runtime: Path | None = None
         self._launch = Path()
@@ -118,14 +134,14 @@ class Simulator:
             for board in self.boards:
                 self._begin(board, "power")
             for board in self.boards:
-                await self._until_ready(board)
+                await self._until_started(board)
         except BaseException:
             await self.stop()
             raise
 
     async def _prepare(self) -> None:
         find_micropython()
-        runtime, lock = flash.runtime_folder(self._count)
+        runtime, lock = flash.runtime_folder(self._count, serial=self._serial)
         self._runtime = runtime
         self._locks.append(lock)
         home = runtime
@@ -139,7 +155,8 @@ class Simulator:
         for number, board_id in enumerate(board_ids(self._seed, self._count)):
             folder = home / board_id
             folder.mkdir(exist_ok=True)
-            flash.put(prepared, folder / "flash")
+            has_firmware = not self._serial or self._holds == "firmware"
+            flash.put(prepared if has_firmware else None, folder / "flash")
             board = SimulatedBoard(
                 number,
                 board_id,
@@ -151,13 +168,52 @@ class Simulator:
             )
             if self._beacon_port is not None:
                 board.state.set_beacon_port(self._beacon_port)
-                flash.put_network(folder / "flash")
+                if has_firmware:
+                    flash.put_network(folder / "flash")
             if self._speed != 1:
                 board.set(speed=self._speed)
             self.boards.append(board)
+            if self._serial:
+                self._connect(board)
             server = control.ControlServer(board)
             self._servers.append(server)
             await server.start()
+
+    def _connect(self, board: SimulatedBoard) -> None:
+        """Gives the board a chip and a serial line."""
+        assert self._runtime is not None
+        board.image = self._runtime / "micropython.bin"
+        board.image.write_bytes(chips.image())
+        path = board.folder / "chip"
+        is_fresh = not path.exists()
+        board.chip = Chip(path)
+        if is_fresh and self._holds != "nothing":
+            board.chip.write(chips.BOOTLOADER, board.image.read_bytes())
+
+        def erased(begin: int, end: int) -> None:
+            if begin <= chips.FILES < end:
+                flash.empty(board.flash)
+
+        board.line = Line(
+            board.id,
+            board.chip,
+            board.console_path,
+            on_loader=lambda: self._stop_for(board, "loader"),
+            on_left=lambda: self._stop_for(board, "power"),
+            on_erase=erased,
+        )
+
+    def _stop_for(self, board: SimulatedBoard, what: str) -> None:
+        """Takes the board's process away, for the ROM's loader or for a start with ``power``."""
+        self._failures[board.number] = 0
+        self._unready(board)
+        self._next[board.number] = what
+        if self._launcher.runs(board.number):
+            killing = asyncio.get_running_loop().create_task(self._launcher.kill(board.number))
+            self._killing.add(killing)
+            killing.add_done_callback(self._killing.discard)
+        else:
+            self._ended(board.number, 0)
 
     def _reserve(self, number: int) -> int:
         """Binds the board's port without listening: nobody else gets it, and nobody is answered.
@@ -178,7 +234,8 @@ class Simulator:
 
     async def stop(self) -> None:
         """Ends every board and removes what was private. Any number of times."""
-        tasks = [*self._tasks.values(), *([self._ticker] if self._ticker else [])]
+        ticker = [self._ticker] if self._ticker else []
+        tasks = [*self._tasks.values(), *self._killing, *ticker]
         self._tasks.clear()
         for task in tasks:
             task.cancel()
@@ -225,7 +282,7 @@ class Simulator:
         else:
             self._begin(board, cause)
         if wait:
-            await self._until_ready(board)
+            await self._until_started(board)
 
     async def switch(self, board: SimulatedBoard, on: bool) -> None:
         if on:
@@ -241,6 +298,12 @@ class Simulator:
             await board.settled.wait()
         else:
             self._ended(board.number, 0)
+
+    async def _until_started(self, board: SimulatedBoard) -> None:
+        """Until it answers, or does what a board with a serial line may do instead."""
+        await board.settled.wait()
+        if board.line is None or board.phase not in ("blank", "halted", "loader"):
+            await self._until_ready(board)
 
     async def _until_ready(self, board: SimulatedBoard) -> None:
         await board.settled.wait()
@@ -280,14 +343,23 @@ class Simulator:
             if board.forgiven:
                 flash.forgive(board.flash)
                 board.forgiven = False
+            if board.chip is not None and not board.chip.is_bootable:
+                self._is_blank(board, board.chip)
+                return
             heap = ["-X", f"heapsize={self._heap}"] if self._heap else []
+            order: dict[str, Any] = {"state": str(board.state_path), "size": SIZE}
+            then = PROGRAM
+            if board.line is None:
+                order["console"] = str(board.console_path)
+            else:
+                order["tty"] = board.line.inner
+                heap.append("-i")
+                then = PROMPT if board.number in self._prompts else PROGRAM_THEN_PROMPT
+                board.line.starting(is_reset=cause != "soft")
+            self._prompts.discard(board.number)
+            board.state.set_course(then)
             arguments = ["ADDRESS", str(SIZE), self._chip, str(board.flash)]
-            order = {
-                "state": str(board.state_path),
-                "size": SIZE,
-                "console": str(board.console_path),
-                "argv": ["micropython", *heap, str(self._launch), *arguments],
-            }
+            order["argv"] = ["micropython", *heap, str(self._launch), *arguments]
             board.pid = await self._launcher.start(board.number, order)
             try:
                 async with asyncio.timeout(_START_TIMEOUT_S):
@@ -295,17 +367,42 @@ class Simulator:
             except TimeoutError:
                 self._settle(board, "silent", "silent", "it does not answer GET /")
                 return
+        if board.state.phase == AT_PROMPT:
+            self._is_at_prompt(board)
+            return
         first = board.boots == 1
         self._failures[board.number] = 0
         self._settle(board, "ready", *(("ready", board.address) if first else ("reset", cause)))
-        if first and self._on_ready is not None:
+        if first:
+            self._tell_ready(board)
+
+    def _tell_ready(self, board: SimulatedBoard) -> None:
+        if self._on_ready is not None:
             self._on_ready(board)
+
+    def _is_blank(self, board: SimulatedBoard, chip: Chip) -> None:
+        """Nothing boots; the ROM says so again and again, here once."""
+        assert board.line is not None
+        board.line.starting(is_reset=True)
+        board.line.say(b"invalid header: 0x%08x\r\n" % chip.first_word)
+        self._settle(board, "blank", "blank", "there is no MicroPython on its chip")
+        if board.boots == 1:
+            self._tell_ready(board)
+
+    def _is_at_prompt(self, board: SimulatedBoard) -> None:
+        self._failures[board.number] = 0
+        self._unready(board)
+        self._settle(board, "halted", "halted", "it is at its prompt; a reset starts its program")
+        if board.boots == 1:
+            self._tell_ready(board)
 
     async def _until_answer(self, board: SimulatedBoard) -> None:
         """Until the board answers GET / (or refuses, as it was told to): it shares a page, no event."""
         request = b"GET / HTTP/1.1\r\nHost: board\r\nConnection: close\r\n\r\n"
-        while board.state.phase != 3:
+        while board.state.phase not in (3, AT_PROMPT):
             await asyncio.sleep(0.004)
+            if board.line is not None and board.state.phase:
+                board.line.up()
             if board.state.phase != 2:
                 continue
             try:
@@ -328,10 +425,16 @@ class Simulator:
         now_s = self.monotonic_s()
         board.tick(now_s)
         asked = self._next.pop(number, None) or board.state.wanted_reset
-        if asked == "off":
+        if asked in ("off", "loader"):
             board.state.begin_boot("power", self.now_s())
             board.power_fell(now_s)
-            self._settle(board, "off", "off", "")
+            self._settle(board, asked, asked, "")
+            return
+        if asked is None and board.line is not None and (status >= 0 or status == -signal.SIGINT):
+            # Ctrl-D at the prompt. Or Ctrl-C, in the instant in which MicroPython does not catch it.
+            if board.line.rebooted_softly() or status < 0:
+                self._prompts.add(number)
+            self._begin(board, "soft")
             return
         if asked is None and status == _HALTED:
             self._settle(board, "halted", "halted", "main.py ended; only a reset brings it back")
@@ -360,6 +463,8 @@ class Simulator:
             for board in self.boards:
                 if board.room is not None:
                     board.tick(now_s)
+                if board.phase == "ready" and board.state.phase == AT_PROMPT:
+                    self._is_at_prompt(board)  # somebody typed Ctrl-C
             if ticks % 2 == 0:
                 await self._watchdogs(now_s)
             if ticks % 200 == 0:

@@ -6,7 +6,7 @@ waits for anybody. Little-endian. ``B`` = the board writes, ``S`` = the simulato
 
 ======  ====  =====================================================================================
   0     S     format version
-  1     B     phase: 0 off, 1 booting, 2 listening, 3 refusing connections
+  1     B     phase: 0 off, 1 booting, 2 listening, 3 refusing connections, 4 at the prompt
   2     S     reset cause of this boot (ESP32's numbers)
   3     B     cause of the reset that the board is asking for; 0 = none
   4     both  1 = some fault is set
@@ -14,6 +14,7 @@ waits for anybody. Little-endian. ``B`` = the board writes, ``S`` = the simulato
   6     S     Wi-Fi: 0 no network, 1 any network lets the board in, 2 those of the list at 73728
   7     S     which of the two speeds holds (1728, 1744); 0 = the speed is 1 and always was
   8     B     1 = the firmware switched Wi-Fi on
+  9     S     what comes after boot.py: 0 main.py, 1 main.py and then the prompt, 2 the prompt
  10     S     u16 port
  12     S     hardware id, 6 bytes
  18     S     RSSI + 256
@@ -53,6 +54,11 @@ from pathlib import Path
 SIZE = 8192 + 1024 * 64 + 4096
 PINS = tuple(n for n in range(40) if n not in (20, 24, 28, 29, 30, 31))
 FLASH_PINS = (6, 7, 8, 9, 10, 11)
+
+#: The phase of a board whose program was interrupted or has ended, and that has a serial line.
+AT_PROMPT = 4
+#: What a board does after boot.py: main.py and then the end, main.py and then the prompt, or the prompt.
+PROGRAM, PROGRAM_THEN_PROMPT, PROMPT = 0, 1, 2
 
 #: ESP32's numbers for `machine.reset_cause()`.
 CAUSES = {"power": 1, "hard": 2, "watchdog": 3, "deepsleep": 4, "soft": 5}
@@ -202,6 +208,10 @@ class State:
         if cause == "power":
             page[2048:4096] = bytes(2048)
             struct.pack_into("<q", page, 56, _RTC_START_S - int(now_s))
+
+    def set_course(self, course: int) -> None:
+        """What comes after boot.py: one of the three above."""
+        self._page[9] = course
 
     def set_board_c(self, celsius: float) -> None:
         struct.pack_into("<h", self._page, 20, _clamp(celsius * 100, -32768, 32767))

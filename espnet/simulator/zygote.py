@@ -7,6 +7,8 @@ lines on standard input (a socket), reports go back the same way:
     {"start": 7, "state": FILE, "size": N, "console": FILE, "argv": [...]} → {"started": 7, "pid": P}
     {"kill": 7}                                                            → {"ended": 7, "status": S}
 
+``"tty": PATH`` in place of the console: a terminal that is the board's serial line.
+
 Invariants: a board dies with this process (PR_SET_PDEATHSIG), this process ends when its orders end
 (the parent died, however it died) or when its parent is another one. A pid is only ever signalled
 before it was waited for, so never a stranger's.
@@ -50,11 +52,15 @@ def _become_board(micropython: ModuleType, order: dict[str, Any], zygote: int) -
         os._exit(1)
     _LIBC.prctl(_PR_SET_NAME, f"board {order['start']}".encode(), 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    null = os.open(os.devnull, os.O_RDONLY)
-    console = os.open(order["console"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(null, 0)
-    os.dup2(console, 1)
-    os.dup2(console, 2)
+    if "tty" in order:
+        os.setsid()  # the first terminal that is opened now is the one whose Ctrl-C is ours
+        files = (os.open(order["tty"], os.O_RDWR),) * 3
+    else:
+        null = os.open(os.devnull, os.O_RDONLY)
+        console = os.open(order["console"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        files = (null, console, console)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
     os.closerange(3, 64)
     file = os.open(order["state"], os.O_RDWR)
     page = mmap.mmap(file, order["size"])
