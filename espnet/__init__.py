@@ -33,6 +33,7 @@ layer  module                                      responsibility
 2      ``settings``                                what a board's settings.json may say: pure
 3      ``trip``                                    what a poll's answer becomes: pure
 3      ``watch``                                   who looks at whose readings
+3      ``cable/``                                  flash, files and settings of a board, over USB
 4      ``visit``                                   one visit to one board: read, decide, write
 5      ``collector`` ``uploader``                  claims, batches, commits; the stream to the sinks
 5      ``historian``                               the stream to the history

@@ -91,6 +91,19 @@ class TooManyMetrics(EspNetError):
         )
 
 
+class CableError(EspNetError):
+    """What goes over the USB cable did not work.
+
+    ``kind`` is the reason in one word, stable for programs: ``port`` (which one is not clear), ``gone``,
+    ``denied``, ``busy``, ``silent`` (nobody answers there), ``image`` (refused before anything was erased),
+    ``flash`` (it does not fit), ``failed`` (in the middle of it), ``download``.
+    """
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        self.kind = kind
+        super().__init__(sentence)
+
+
 class BoardError(EspNetError):
     """A board did not do what was asked.
 

@@ -30,6 +30,9 @@ LIBRARIES = {
     "plotext": {"cli"},
     "matplotlib": {"cli"},
     "rich": {"cli"},
+    "serial": {"cable"},
+    "esptool": {"cable"},
+    "mpremote": {"cable"},
 }
 #: what is read, printed or ended → the rooms that may.
 NAMES = {

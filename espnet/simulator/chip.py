@@ -6,6 +6,7 @@ can only clear bits, as in NOR flash: who forgets to erase finds out.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import struct
 from pathlib import Path
@@ -16,6 +17,7 @@ SIZE = 1 << 22
 FLASH_ID = 0x1640EF
 #: Where an ESP32 looks for its bootloader, and where MicroPython's program and file system begin.
 BOOTLOADER, PROGRAM, FILES = 0x1000, 0x10000, 0x200000
+_TABLE = 0x8000
 #: The first byte of every image.
 MAGIC = 0xE9
 #: The number of the ESP32 in an image's extended header.
@@ -64,17 +66,21 @@ def image(
     chip_id: int = ESP32, what: bytes = b"MicroPython stand-in for a simulated board"
 ) -> bytes:
     """What `write-flash 0x1000` takes: bootloader and program, well-formed, and of no use on a real chip."""
-    bootloader = _part(chip_id, b"bootloader stand-in")
-    return bootloader.ljust(PROGRAM - BOOTLOADER, b"\xff") + _part(chip_id, what)
+    bootloader = _part(chip_id, b"bootloader stand-in").ljust(_TABLE - BOOTLOADER, b"\xff")
+    parts = ((1, 2, 0x9000, 0x6000, b"nvs"), (0, 0, PROGRAM, FILES - PROGRAM, b"factory"))
+    table = b"".join(struct.pack("<2sBBII16sI", b"\xaa\x50", *part, 0) for part in parts)
+    front = (bootloader + table).ljust(PROGRAM - BOOTLOADER, b"\xff")
+    return front + _part(chip_id, what)
 
 
 def _part(chip_id: int, content: bytes) -> bytes:
-    """One image: header, extended header, one segment, checksum."""
+    """One image: header, extended header, one segment, checksum, hash."""
     content += bytes(-len(content) % 4)
     head = struct.pack("<BBBBI", MAGIC, 1, 2, 0x20, 0x40080000)
-    extended = struct.pack("<B3sHBHH4xB", 0xEE, bytes(3), chip_id, 0, 0, 0xFFFF, 0)
+    extended = struct.pack("<B3sHBHH4xB", 0xEE, bytes(3), chip_id, 0, 0, 0xFFFF, 1)
     checksum = _CHECKSUM_SEED
     for byte in content:
         checksum ^= byte
     made = head + extended + struct.pack("<II", 0x3FFB0000, len(content)) + content
-    return made + bytes(15 - len(made) % 16) + bytes([checksum])
+    made += bytes(15 - len(made) % 16) + bytes([checksum])
+    return made + hashlib.sha256(made).digest()

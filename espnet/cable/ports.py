@@ -1,0 +1,93 @@
+"""Which port the board is on, and why a port cannot be opened."""
+
+import errno
+import fcntl
+import os
+import stat
+import termios
+
+from espnet.errors import CableError
+
+_CABLE = "check that the board is plugged in, and that the cable has data lines (many only charge)"
+
+
+def find(given: str = "") -> str:
+    """The port that was named, or the only one with a USB device; raises `CableError`."""
+    if given:
+        return given
+    from serial.tools import list_ports
+
+    ports = sorted(port.device for port in list_ports.comports() if port.vid is not None)
+    if len(ports) == 1:
+        return str(ports[0])
+    if not ports:
+        raise CableError("port", f"No board is plugged in: {_CABLE}; or name its port with --port.")
+    raise CableError(
+        "port",
+        f"There are several: {', '.join(ports)}; say which one with --port, or unplug the others.",
+    )
+
+
+def explained(port: str, otherwise: str) -> CableError:
+    """Why the port cannot be used; ``otherwise`` is what to say when it is not the port."""
+    try:
+        file = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as e:
+        return _of_error(port, e, otherwise)
+    try:
+        if not stat.S_ISCHR(os.fstat(file).st_mode):
+            return CableError("port", f"{port} is no serial port: name one such as /dev/ttyUSB0.")
+        termios.tcgetattr(file)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _busy(port)
+    except (OSError, termios.error):
+        return CableError("port", f"{port} is no serial port: name one such as /dev/ttyUSB0.")
+    finally:
+        os.close(file)
+    return CableError("silent", otherwise)
+
+
+def require(port: str) -> None:
+    """Raises `CableError` when the port cannot be opened; nothing is sent."""
+    problem = explained(port, "")
+    if str(problem):
+        raise problem
+
+
+def has_reset_lines(port: str) -> bool:
+    """Whether the port has the two lines that reset a board, which a pseudo-terminal, for one, has not."""
+    try:
+        file = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return True
+    try:
+        fcntl.ioctl(file, termios.TIOCMGET, bytes(4))
+    except OSError as e:
+        return e.errno not in (errno.ENOTTY, errno.EINVAL)
+    finally:
+        os.close(file)
+    return True
+
+
+def _of_error(port: str, e: OSError, otherwise: str) -> CableError:
+    if e.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EIO, errno.ENOTDIR):
+        return CableError("gone", f"There is nothing at {port}: {_CABLE}.")
+    if e.errno in (errno.EACCES, errno.EPERM):
+        return CableError(
+            "denied",
+            f"You may not use {port}: add yourself to its group (`sudo usermod -aG dialout $USER`) "
+            "and log in again.",
+        )
+    if e.errno == errno.EBUSY:
+        return _busy(port)
+    if e.errno == errno.EISDIR:
+        return CableError("port", f"{port} is no serial port: name one such as /dev/ttyUSB0.")
+    return CableError("silent", otherwise or f"{port} cannot be opened: {e.strerror}.")
+
+
+def _busy(port: str) -> CableError:
+    return CableError(
+        "busy",
+        f"Another program has {port} open: end it (a terminal, an IDE, another espcli) first.",
+    )
