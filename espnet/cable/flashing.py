@@ -5,6 +5,7 @@ what was written is read back (as a hash) before it is called written.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +123,8 @@ def _loader(port: str, progress: Progress) -> Iterator[Any]:
     import serial
     from esptool.util import FatalError
 
-    _quiet(progress)
+    _silence()
+    _listeners[-1] = progress
     has_lines = ports.has_reset_lines(port)
     esp: Any = None
     try:
@@ -163,8 +165,13 @@ def _forget(what: str, done: int, total: int) -> None:
     pass
 
 
-def _quiet(progress: Progress) -> None:
-    """esptool's own words go nowhere; its progress goes to ``progress``."""
+#: Whom the logger of esptool, of which a program has one, tells of progress.
+_listeners: list[Progress] = [_forget]
+
+
+@functools.cache
+def _silence() -> None:
+    """esptool's own words go nowhere from now on; its progress goes to the listener."""
     from esptool.logger import TemplateLogger, log
 
     class Quiet(TemplateLogger):  # type: ignore[misc]
@@ -188,6 +195,6 @@ def _quiet(progress: Progress) -> None:
             suffix: str = "",
             bar_length: int = 30,
         ) -> None:
-            progress("writing", cur_iter, total_iters)
+            _listeners[-1]("writing", cur_iter, total_iters)
 
     log.set_logger(Quiet())

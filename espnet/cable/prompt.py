@@ -36,6 +36,10 @@ def _list(folder):
             _list(path)
         else:
             print((path, _sum(path), os.stat(path)[6]))
+import machine
+# What was running may have left a watchdog that bites in a minute; it cannot be stopped. And should we
+# be cut off here, the board starts by itself again, in an hour.
+machine.WDT(timeout=3600000)
 """
 
 
@@ -101,6 +105,7 @@ class Prompt:
 
     def write(self, path: str, data: bytes, told: Callable[[int], None] = lambda n: None) -> None:
         """Writes a whole file; ``told`` is given the bytes of each piece."""
+        path = _from_here(path)
         new = path + ".new"
         self.run(f"gc.collect()\nfile = open({new!r}, 'wb')")
         for at in range(0, len(data), _PIECE):
@@ -120,10 +125,12 @@ class Prompt:
 
     def copy(self, source: str, target: str) -> None:
         """Copies a file on the board itself."""
+        source, target = _from_here(source), _from_here(target)
+        new = target + ".new"
         self.run(
-            f"with open({source!r}, 'rb') as a, open({target + '.new'!r}, 'wb') as b:\n"
+            f"with open({source!r}, 'rb') as a, open({new!r}, 'wb') as b:\n"
             " while d := a.read(512):\n  b.write(d)\n"
-            f"os.rename({target + '.new'!r}, {target!r})"
+            f"os.rename({new!r}, {target!r})"
         )
 
     def remove(self, path: str) -> None:
@@ -131,6 +138,11 @@ class Prompt:
 
     def make_folder(self, path: str) -> None:
         self.run(f"os.mkdir({path!r})")
+
+
+def _from_here(path: str) -> str:
+    """The path from where a board is after a reset; the unix port can rename no other kind."""
+    return path.lstrip("/")
 
 
 @contextlib.contextmanager

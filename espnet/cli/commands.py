@@ -8,6 +8,7 @@ import msgspec
 
 from espnet.cli import parse
 from espnet.cli.act import as_typed, verb
+from espnet.cli.board import BoardWords
 from espnet.cli.credentials import SealWords, refuse_closed
 from espnet.cli.describe import describe
 from espnet.cli.device import DeviceWords
@@ -194,6 +195,11 @@ class Commands(SampleWords, SealWords):
     def device(self, name: str) -> DeviceWords:
         """Shows one device, or does something with it (see its own --help)."""
         return DeviceWords(self._session, name)
+
+    @property
+    def board(self) -> BoardWords:
+        """Does something with the board on the USB cable (see its own --help)."""
+        return BoardWords(self._session)
 
     # --- jobs ---------------------------------------------------------------------------------------
 

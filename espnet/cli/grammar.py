@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from espnet.cli.act import Act, Words, words_of
+from espnet.cli.board import BoardWords
 from espnet.cli.commands import Commands
 from espnet.cli.credentials import CredentialWords
 from espnet.cli.device import DeviceWords
@@ -29,8 +30,9 @@ MAX_WORD = 4096
 #: Most characters of a list of words in an error.
 _LISTED = 220
 
-#: The words of a device that others follow.
+#: The words that others follow.
 _GROUPS: dict[Any, type[Words]] = {
+    Commands.board: BoardWords,
     DeviceWords.requests: RequestWords,
     DeviceWords.credentials: CredentialWords,
     DeviceWords.settings: SettingsWords,
@@ -67,6 +69,10 @@ _VALUES = {
     "png": "FILE",
     "add": "WHAT",
     "remove": "WHAT",
+    "firmware": "FILE",
+    "settings": "FILE",
+    "baud": "N",
+    "into": "FOLDER",
 }
 
 

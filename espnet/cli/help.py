@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from espnet.cli.act import Words, words_of
+from espnet.cli.board import BoardWords
 from espnet.cli.commands import Commands
 from espnet.cli.credentials import CredentialWords
 from espnet.cli.device import DeviceWords
@@ -18,6 +19,8 @@ from espnet.cli.upkeep import SettingsWords
 _START = """\
 Getting started:
   espcli demo                             see it work, without hardware
+  espcli board flash                      MicroPython onto the board on the USB cable, then
+  espcli board put, board provision       EspNet's program, and your Wi-Fi
   espcli register 192.168.1.17 porch      add a board
   espcli run                              poll the fleet (keep it running)
   espcli devices                          look at it
@@ -34,6 +37,7 @@ DATADOG_API_KEY, DATADOG_APP_KEY, DATADOG_HOST."""
 #: The groups of the command line and where they begin.
 GROUPS: tuple[tuple[str, type[Words]], ...] = (
     ("espcli", Commands),
+    ("espcli board", BoardWords),
     ("espcli device NAME", DeviceWords),
     ("espcli device NAME requests", RequestWords),
     ("espcli device NAME credentials", CredentialWords),

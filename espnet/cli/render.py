@@ -96,9 +96,13 @@ class Exit(NamedTuple):
 
 
 class Told(NamedTuple):
-    """Records that come one by one while the command runs: ``run`` is given a function to say each."""
+    """Records that come one by one while the command runs: ``run`` is given a function to say each.
+
+    ``text`` is the key of the one value that people see; without it they see all.
+    """
 
     run: Callable[[Callable[[Mapping[str, Any]], None]], None]
+    text: str = ""
 
 
 def show(answer: Any, *, as_json: bool) -> int:
@@ -106,7 +110,7 @@ def show(answer: Any, *, as_json: bool) -> int:
     if isinstance(answer, Exit):
         return answer.code
     if isinstance(answer, Told):
-        answer.run(functools.partial(_tell, as_json))
+        answer.run(functools.partial(_tell, as_json, answer.text))
         return 0
     if isinstance(answer, Secret):
         if as_json:
@@ -132,8 +136,11 @@ def show(answer: Any, *, as_json: bool) -> int:
     return answer.code if isinstance(answer, Report) else 0
 
 
-def _tell(as_json: bool, record: Mapping[str, Any]) -> None:
+def _tell(as_json: bool, key: str, record: Mapping[str, Any]) -> None:
     with _writing():
+        if key and not as_json:
+            print(_printable(str(record[key])))
+            return
         print(json.dumps(record) if as_json else "  ".join(f"{k} {v}" for k, v in record.items()))
 
 
