@@ -141,7 +141,7 @@ class _Work:
             raise CableError(
                 "flash",
                 f"The release takes {need:,} bytes of flash beside the one that runs, and {free:,} can be "
-                "had; `espcli board ls` shows what is there: remove files of your own, or flash the board anew.",
+                "had; `espcli board ls` shows what is there: remove files of your own, or flash it anew.",
             )
 
     def _fill(self, slot: str, release: Release) -> None:

@@ -156,9 +156,7 @@ def _with_passwords(made: "Settings") -> "Settings":
     made = msgspec.structs.replace(made, wifi=tuple(networks))
     settings.check(made)
     if made.ap and made.ap.password is msgspec.UNSET:
-        password = _secret(
-            "Password of the board's own network, for when it finds none (empty: no such network)"
-        )
+        password = _secret("Password of the network that it opens where it finds none (or nothing)")
         point = settings.AccessPoint(password) if password else msgspec.UNSET
         made = msgspec.structs.replace(made, ap=point)
     settings.check(made)
