@@ -13,18 +13,19 @@ PIPENV := env -u PIPENV_PIPFILE VIRTUAL_ENV="$(CURDIR)/$(VENV)" PIPENV_VERBOSITY
 SECONDS_ := $(SECONDS)
 PORT ?=
 FIRMWARE ?=
-BAUD ?= 460800
-# Where the image begins in flash: 0x1000 on ESP32 and ESP32-S2, 0 on the others.
-OFFSET ?= 0x1000
-BOARD := build/board
+BAUD ?=
+NAME ?=
+SETTINGS ?=
+AT = $(if $(PORT),--port "$(PORT)")
 
 AXE := build/browser/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint soak bench lock put flash repl clean
+.PHONY: help setup demo test lint soak bench lock clean
+.PHONY: firmware flash put put-app put-boot provision repl ls reset logs
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.synced ## create the project's venv from Pipfile.lock
 
@@ -73,21 +74,36 @@ lock: ## renew Pipfile.lock, without package source addresses
 	@$(PIPENV) lock
 	@$(BIN)/python -c 'import json, pathlib; p = pathlib.Path("Pipfile.lock"); d = json.loads(p.read_text()); d["_meta"]["sources"] = []; [e.pop("index", None) for s in ("default", "develop") for e in d[s].values()]; p.write_text(json.dumps(d, indent=4, sort_keys=True) + "\n")'
 
-# The switch (boot.py, main.py, switch.py) goes as source, the release into a slot, compiled. Simulated boards get the same.
-put: setup ## copy the firmware onto the board at PORT and restart it
-	@test -n "$(PORT)" || { echo "Say where the board is: make put PORT=/dev/ttyUSB0" >&2; exit 2; }
-	@rm -rf $(BOARD) && mkdir -p $(dir $(BOARD))
-	@$(BIN)/python -c 'from pathlib import Path; from espnet.simulator.flash import prepare; prepare(Path("esp32"), Path("$(BOARD)"), compiled=True)'
-	@$(BIN)/mpremote connect "$(PORT)" fs cp -r $(BOARD)/. : + reset
+# The board on the USB cable; PORT is needed when there are several. `espcli board --help` tells more.
+firmware: setup ## fetch MicroPython for the board's chip; needs the internet
+	@./espcli board firmware $(AT)
 
-flash: setup ## erase the board at PORT and write the MicroPython image FIRMWARE
-	@test -n "$(PORT)" -a -n "$(FIRMWARE)" || { echo "Say which board and which image: make flash PORT=/dev/ttyUSB0 FIRMWARE=ESP32_GENERIC.bin" >&2; exit 2; }
-	@test -f "$(FIRMWARE)" || { echo "There is no file $(FIRMWARE); download the image for your chip from micropython.org first." >&2; exit 2; }
-	@$(BIN)/esptool --port "$(PORT)" erase-flash
-	@$(BIN)/esptool --port "$(PORT)" --baud $(BAUD) write-flash $(OFFSET) "$(FIRMWARE)"
+flash: setup ## erase the board and write MicroPython (FIRMWARE=file, BAUD=n, PORT=port)
+	@./espcli board flash $(AT) $(if $(FIRMWARE),--firmware "$(FIRMWARE)") $(if $(BAUD),--baud "$(BAUD)")
 
-repl: setup ## talk to the board at PORT
-	@$(BIN)/mpremote connect "$(PORT)" repl
+put: setup ## put EspNet's program onto the board
+	@./espcli board put $(AT)
+
+put-app: setup ## put the program without the switch that starts it
+	@./espcli board put_app $(AT)
+
+put-boot: setup ## put the switch only
+	@./espcli board put_boot $(AT)
+
+provision: setup ## give the board a name, and your Wi-Fi (NAME=porch, SETTINGS=file)
+	@./espcli board provision $(AT) $(if $(NAME),--name "$(NAME)") $(if $(SETTINGS),--settings "$(SETTINGS)")
+
+repl: setup ## talk to MicroPython on the board
+	@./espcli board repl $(AT)
+
+ls: setup ## list the files on the board
+	@./espcli board ls $(AT)
+
+reset: setup ## restart the board
+	@./espcli board reset $(AT)
+
+logs: setup ## show what the board prints
+	@./espcli board logs $(AT)
 
 clean: ## remove the venv and caches
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -5,21 +5,27 @@ import fcntl
 import os
 import stat
 import termios
+from collections.abc import Callable
 
 from espnet.errors import CableError
 
 _CABLE = "check that the board is plugged in, and that the cable has data lines (many only charge)"
 
 
-def find(given: str = "") -> str:
-    """The port that was named, or the only one with a USB device; raises `CableError`."""
-    if given:
-        return given
+def plugged() -> list[str]:
+    """The ports with a USB device."""
     from serial.tools import list_ports
 
-    ports = sorted(port.device for port in list_ports.comports() if port.vid is not None)
+    return sorted(str(port.device) for port in list_ports.comports() if port.vid is not None)
+
+
+def find(given: str = "", look: Callable[[], list[str]] = plugged) -> str:
+    """The port that was named, or the only one that ``look`` finds; raises `CableError`."""
+    if given:
+        return given
+    ports = look()
     if len(ports) == 1:
-        return str(ports[0])
+        return ports[0]
     if not ports:
         raise CableError("port", f"No board is plugged in: {_CABLE}; or name its port with --port.")
     raise CableError(

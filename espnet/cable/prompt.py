@@ -41,6 +41,20 @@ import machine
 # be cut off here, the board starts by itself again, in an hour.
 machine.WDT(timeout=3600000)
 """
+#: The switch counts boots that end early. The one that we ended is no sign of a release that does not work.
+_FORGIVE = """
+import json
+try:
+    with open('boot.json') as file:
+        record = json.load(file)
+    for name in ('short', 'tries'):
+        record[name] = max(0, record[name] - 1)
+    with open('boot.json.new', 'w') as file:
+        json.dump(record, file)
+    os.rename('boot.json.new', 'boot.json')
+except (OSError, ValueError, KeyError, TypeError):
+    pass
+"""
 
 
 class File(NamedTuple):
@@ -146,8 +160,8 @@ def _from_here(path: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(port: str, *, resets: bool = True) -> Iterator[Prompt]:
-    """The board's prompt; its program is stopped. Afterwards the board is reset (``resets``).
+def opened(port: str) -> Iterator[Prompt]:
+    """The board's prompt; its program is stopped. Afterwards the board is reset.
 
     Raises `CableError`, in the block, too, when the board is lost.
     """
@@ -162,12 +176,11 @@ def opened(port: str, *, resets: bool = True) -> Iterator[Prompt]:
     try:
         _enter(port, transport)
         prompt = Prompt(port, transport)
-        prompt.run(_LESSON)
+        prompt.run(_LESSON + _FORGIVE)
         try:
             yield prompt
         finally:
-            if resets:
-                _reset(transport)
+            _reset(transport)
     finally:
         with contextlib.suppress(OSError):
             transport.close()

@@ -71,9 +71,25 @@ def read(prompt: Prompt) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def names(prompt: Prompt) -> tuple[str, list[str]]:
+    """The host name and the Wi-Fis that the board's settings name; of passwords it says nothing."""
+    if "settings.json" not in prompt.ask("os.listdir('/')"):
+        return "", []
+    found = prompt.ask(
+        "(lambda s: (s.get('hostname') or '', [n['ssid'] for n in s.get('wifi') or ()]))"
+        "(__import__('json').load(open('settings.json')))"
+    )
+    return str(found[0]), [str(ssid) for ssid in found[1]]
+
+
 def write(prompt: Prompt, wanted: Settings) -> None:
     """Replaces the board's settings; raises `BadSettings` when they are not complete."""
-    prompt.write(_FILE, settings.encode(with_kept(wanted, read(prompt))))
+    passwords = [network.password for network in wanted.wifi or ()]
+    if wanted.ap:
+        passwords.append(wanted.ap.password)
+    # What is on the board comes over the line only where it is needed: it is secret.
+    there = read(prompt) if True in passwords else {}
+    prompt.write(_FILE, settings.encode(with_kept(wanted, there)))
 
 
 def with_kept(wanted: Settings, there: dict[str, Any]) -> Settings:

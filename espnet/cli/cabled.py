@@ -219,15 +219,15 @@ def about(board: "Prompt") -> dict[str, Any]:
             version, _ = firmware.read_manifest(manifest)
         except EspNetError:
             build = None
-    there = setup.read(board)
+    hostname, networks = setup.names(board)
     return {
         "id": board_id(board),
         "micropython": board.ask("'.'.join(map(str, __import__('sys').implementation[1][:3]))"),
         "version": version,
         "build": build,
         "slot": slot if version else None,
-        "name": there.get("hostname"),
-        "wifi": [entry.get("ssid") for entry in there.get("wifi") or () if isinstance(entry, dict)],
+        "name": hostname or None,
+        "wifi": networks,
         "claimed": "/claim.json" in files,
         "files": len(files),
         "free_bytes": board.free(),
