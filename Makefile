@@ -25,7 +25,7 @@ AXE := build/browser/node_modules/axe-core/axe.min.js
 .PHONY: firmware flash put put-app put-boot provision repl ls reset logs
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.synced ## create the project's venv from Pipfile.lock
 
