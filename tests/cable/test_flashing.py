@@ -1,4 +1,4 @@
-"""Laws of flashing: what is wrong is refused before anything is erased; what is right is on the chip, whole."""
+"""Laws of flashing: what is wrong is refused before anything is erased; what is right arrives whole."""
 
 import gzip
 import hashlib

@@ -37,7 +37,7 @@ def test_none_and_several_are_a_sentence() -> None:
     """Without a board: the cable. With two: which."""
     with pytest.raises(CableError, match="data lines"):
         ports.find("", lambda: [])
-    with pytest.raises(CableError, match="/dev/ttyUSB0, /dev/ttyUSB1.*--port"):
+    with pytest.raises(CableError, match=r"/dev/ttyUSB0, /dev/ttyUSB1.*--port"):
         ports.find("", lambda: ["/dev/ttyUSB0", "/dev/ttyUSB1"])
 
 
