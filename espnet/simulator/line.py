@@ -26,12 +26,14 @@ from typing import Any
 
 from espnet.simulator.chip import Chip
 from espnet.simulator.loader import SYNC, Loader
+from espnet.simulator.state import AT_PROMPT
 
 _IN_CLOSE, _IN_OPEN = 0x18, 0x20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CHUNK = 4096
 #: What waits for a computer that has the port open and does not read. More is lost, as on a real line.
 _MOST_WAITING = 1 << 20
+_PROMPT = b">>> "
 _INTERRUPT, _RAW, _FRIENDLY = b"\x03", b"\x01", b"\x02"
 
 
@@ -44,11 +46,13 @@ class Line:
         chip: Chip,
         console: Path,
         *,
+        phase: Callable[[], int],
         on_loader: Callable[[], None],
         on_left: Callable[[], None],
         on_erase: Callable[[int, int], None],
     ) -> None:
         self._board_id, self._chip = board_id, chip
+        self._phase = phase
         self._on_loader, self._on_left, self._on_erase = on_loader, on_left, on_erase
         self._console = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._outer, slave = os.openpty()
@@ -65,7 +69,8 @@ class Line:
         self._to_board = self._to_host = b""
         self._recent = b""
         self._loader: Loader | None = None
-        self._is_up = self._is_raw = self._is_interrupted = False
+        self._is_up = self._is_raw = self._is_interrupted = self._is_prompted = False
+        self._said = b""
         loop = self._loop = asyncio.get_running_loop()
         loop.add_reader(self._watch, self._ports_changed)
         loop.add_reader(self._inner, self._from_board)
@@ -80,22 +85,26 @@ class Line:
 
     # What the simulator says about the board
 
+    def down(self) -> None:
+        """The board's process has ended: Ctrl-C waits for the next one."""
+        self._is_up = self._is_prompted = self._is_interrupted = False
+        self._said = b""
+
     def starting(self, *, is_reset: bool) -> None:
         """A process is about to be the board. After a reset nothing is left of what was typed before."""
         termios.tcsetattr(self._inner_slave, termios.TCSANOW, self._board_settings)
         self._loader = None
-        self._is_up = False
         if is_reset:
             termios.tcflush(self._inner_slave, termios.TCIOFLUSH)
             self._to_board = b""
-            self._is_raw = self._is_interrupted = False
+            self._is_raw = False
 
     def up(self) -> None:
-        """The board's process takes Ctrl-C from now on."""
+        """The board's process takes Ctrl-C from now on. One that came before interrupts its program."""
         self._is_up = True
-        if self._is_interrupted:
-            self._is_interrupted = False
+        if self._is_interrupted and self._phase() != AT_PROMPT:
             self._send_board(_INTERRUPT)
+        self._is_interrupted = False
 
     def rebooted_softly(self) -> bool:
         """Says what a board says; returns whether the computer was at the raw prompt, as mpremote is.
@@ -180,6 +189,9 @@ class Line:
         if not self._is_up and _INTERRUPT in data:
             self._is_interrupted = True
             data = data.replace(_INTERRUPT, b"")
+        if self._phase() == AT_PROMPT and not self._is_prompted:
+            # The program has ended, and the prompt is not there yet: it would strike what is typed next.
+            data = data.replace(_INTERRUPT, b"")
         self._send_board(data)
 
     # Both ways
@@ -190,6 +202,8 @@ class Line:
         except OSError:
             return
         os.write(self._console, data)
+        self._said = (self._said + data)[-_CHUNK:]
+        self._is_prompted = self._is_prompted or _PROMPT in self._said
         if self._loader is None:
             self._send_host(data)
 

@@ -198,6 +198,7 @@ class Simulator:
             board.id,
             board.chip,
             board.console_path,
+            phase=lambda: board.state.phase,
             on_loader=lambda: self._stop_for(board, "loader"),
             on_left=lambda: self._stop_for(board, "power"),
             on_erase=erased,
@@ -390,6 +391,8 @@ class Simulator:
             self._tell_ready(board)
 
     def _is_at_prompt(self, board: SimulatedBoard) -> None:
+        assert board.line is not None
+        board.line.up()
         self._failures[board.number] = 0
         self._unready(board)
         self._settle(board, "halted", "halted", "it is at its prompt; a reset starts its program")
@@ -419,6 +422,8 @@ class Simulator:
         board = self.boards[number]
         board.pid = 0
         self._unready(board)
+        if board.line is not None:
+            board.line.down()
         task = self._tasks.pop(number, None)
         if task is not None:
             task.cancel()

@@ -125,8 +125,9 @@ def test_flashing_erases_writes_and_tells_how_far_it_is(fresh: Board, no_stub: b
     assert mpremote(fresh, "exec", "import os; print(os.listdir('/'))").strip() == "[]"
 
 
-def test_a_board_that_hangs_is_flashed_all_the_same(board: Board) -> None:
+def test_a_board_that_hangs_is_flashed_all_the_same(flashed: Board) -> None:
     """Its program is not asked."""
+    board = flashed
     (board.flash / "main.py").write_text(
         "while True:\n    try:\n        x = 1\n    except:\n        pass\n"
     )

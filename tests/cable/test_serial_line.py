@@ -51,14 +51,16 @@ def test_another_chips_image_does_not_boot(fresh: Board, tmp_path: Path, chip_id
     assert "invalid header" in fresh.console
 
 
-def test_erasing_empties_chip_and_files(board: Board) -> None:
+def test_erasing_empties_chip_and_files() -> None:
     """erase-flash leaves nothing of the firmware, and what is erased before 2 MB leaves the files."""
-    assert list(board.flash.iterdir())
-    esptool(board, "erase-region", "0x9000", "0x6000")
-    board.wait_ready()
-    assert esptool(board, "erase-flash").returncode == 0
-    until("it is reset", lambda: board.phase == "blank")
-    assert not list(board.flash.iterdir())
+    with Fleet(1, seed=25, serial=True, holds="firmware") as fleet:
+        board = fleet[0]
+        assert list(board.flash.iterdir())
+        esptool(board, "erase-region", "0x9000", "0x6000")
+        board.wait_ready()
+        assert esptool(board, "erase-flash").returncode == 0
+        until("it is reset", lambda: board.phase == "blank")
+        assert not list(board.flash.iterdir())
 
 
 def test_writing_without_erasing_only_clears_bits(tmp_path: Path) -> None:
