@@ -25,7 +25,8 @@ def follow(
             try:
                 rest += line.read(max(1, line.in_waiting))
             except (serial.SerialException, OSError) as e:
-                raise ports.explained(port, f"The board at {port} was unplugged.") from e
+                gone = f"The board at {port} was unplugged."
+                raise ports.explained(port, gone, is_ours=True) from e
             *whole, rest = rest.split(b"\n")
             for text in whole:
                 say(text.decode("utf-8", "replace").rstrip("\r"))

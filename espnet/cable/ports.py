@@ -34,8 +34,11 @@ def find(given: str = "", look: Callable[[], list[str]] = plugged) -> str:
     )
 
 
-def explained(port: str, otherwise: str) -> CableError:
-    """Why the port cannot be used; ``otherwise`` is what to say when it is not the port."""
+def explained(port: str, otherwise: str, *, is_ours: bool = False) -> CableError:
+    """Why the port cannot be used; ``otherwise`` is what to say when it is not the port.
+
+    ``is_ours``: this program has it open, and nobody else.
+    """
     try:
         file = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as e:
@@ -44,7 +47,8 @@ def explained(port: str, otherwise: str) -> CableError:
         if not stat.S_ISCHR(os.fstat(file).st_mode):
             return CableError("port", f"{port} is no serial port: name one such as /dev/ttyUSB0.")
         termios.tcgetattr(file)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_ours:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return _busy(port)
     except (OSError, termios.error):

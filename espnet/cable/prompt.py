@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from espnet.cable import ports
 from espnet.errors import CableError
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 5.0
 #: Bytes that travel at once: their text has a third more, and is compiled in the board's memory.
 _PIECE = 768
 #: What the board is taught first.
@@ -202,6 +202,7 @@ def _enter(port: str, transport: Any) -> None:
                     port,
                     f"MicroPython does not answer at {port}: press the board's reset button and try again; "
                     "on a board that never had MicroPython, `espcli board flash` puts it there.",
+                    is_ours=True,
                 ) from e
 
 
@@ -227,6 +228,7 @@ def _lost(port: str) -> CableError:
         port,
         f"The board at {port} stopped answering: check the cable, and repeat the command; what was not "
         "finished is as it was.",
+        is_ours=True,
     )
 
 

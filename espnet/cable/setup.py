@@ -38,13 +38,13 @@ def _join():
         except OSError:
             pass
         radio.connect(entry['ssid'], entry.get('password') or None)
-        for _ in range({_PATIENCE_S * 4}):
+        for n in range({_PATIENCE_S * 4}):
             print('.')
             time.sleep_ms(250)
             if radio.isconnected():
                 return number, radio.ifconfig()[0], 0
             status = radio.status()
-            if status == 202:
+            if status == 202 or status == 201 and n > 30:
                 break
     return None, '', status
 print(_join())
