@@ -28,9 +28,16 @@ def _sum(path):
         while n := file.readinto(buffer):
             sha.update(memoryview(buffer)[:n])
     return binascii.hexlify(sha.digest()).decode()
+try:
+    import vfs
+    _mounted = [at for _, at in vfs.mount()]
+except (ImportError, TypeError):
+    _mounted = []
 def _list(folder):
     for entry in os.ilistdir(folder or '/'):
         path = folder + '/' + entry[0]
+        if path in _mounted:
+            continue
         if entry[1] & 0x4000:
             print((path, None, 0))
             _list(path)
@@ -89,7 +96,7 @@ class Prompt:
             raise _lost(self._port) from e
 
     def files(self) -> tuple[dict[str, File], set[str]]:
-        """Every file by its path (`/a/web.mpy`), and every folder."""
+        """Every file by its path (`/a/web.mpy`), and every folder; not what is on cards and the like."""
         files: dict[str, File] = {}
         folders = set()
         try:

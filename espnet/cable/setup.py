@@ -17,10 +17,25 @@ from espnet.settings import BadSettings, Settings
 
 _FILE = "/settings.json"
 #: Seconds of patience with one network.
-_PATIENCE_S = 20
+_PATIENCE_S = 15
+#: How often each is tried: radio is no wire.
+_TRIES = 2
 #: Read by the board from its own file, so that nothing secret is in what is sent.
 _JOIN = f"""
 import json, time, network
+def _try(radio, ssid, password):
+    try:
+        radio.disconnect()
+    except OSError:
+        pass
+    radio.config(reconnects=0)  # gives up by itself, and says why
+    radio.connect(ssid, password)
+    for _ in range({_PATIENCE_S * 4}):
+        print('.')
+        time.sleep_ms(250)
+        if radio.isconnected() or radio.status() not in (1000, 1001):
+            break
+    return radio.status()
 def _join():
     with open('settings.json') as file:
         wanted = json.load(file)
@@ -33,19 +48,10 @@ def _join():
         radio.ifconfig((address['ip'], address['mask'], address['gateway'], address['dns']))
     status = 0
     for number, entry in enumerate(wanted.get('wifi') or ()):
-        try:
-            radio.disconnect()
-        except OSError:
-            pass
-        radio.connect(entry['ssid'], entry.get('password') or None)
-        for n in range({_PATIENCE_S * 4}):
-            print('.')
-            time.sleep_ms(250)
+        for _ in range({_TRIES}):
+            status = _try(radio, entry['ssid'], entry.get('password') or None)
             if radio.isconnected():
                 return number, radio.ifconfig()[0], 0
-            status = radio.status()
-            if status == 202 or status == 201 and n > 30:
-                break
     return None, '', status
 print(_join())
 """

@@ -97,16 +97,17 @@ def test_provisioning_again_keeps_what_is_asked_to_be_kept(
 
 
 def test_a_network_that_is_not_there_is_said(board: Board, espcli: Espcli) -> None:
-    """The settings are kept: the board goes on trying; the command has failed."""
-    board.set(wifi=False)
+    """The settings are kept: the board goes on trying; the command has failed, and says why."""
     try:
-        done = espcli("board", "provision", "--port", board.serial, told=f"far\n{SECRETS[0]}\n\n")
-        said = sentence(done, 1)
-        assert "far" in said
-        assert SECRETS[0] not in said
+        for points, why in (([], "is not in reach"), ([["far", "another one"]], "the password")):
+            board.set(wifi=points or False)
+            told = f"far\n{SECRETS[0]}\n\n"
+            said = sentence(espcli("board", "provision", "--port", board.serial, told=told), 1)
+            assert f"far {'does not take ' * (why == 'the password')}{why}" in said
+            assert SECRETS[0] not in said
+            board.wait_ready()
     finally:
         board.set(wifi=True)
-    board.wait_ready()
     assert json.loads((board.flash / "settings.json").read_text())["wifi"][0]["ssid"] == "far"
 
 
