@@ -99,7 +99,10 @@ def test_provisioning_again_keeps_what_is_asked_to_be_kept(
 def test_a_network_that_is_not_there_is_said(board: Board, espcli: Espcli) -> None:
     """The settings are kept: the board goes on trying; the command has failed, and says why."""
     try:
-        for points, why in (([], "is not in reach"), ([["far", "another one"]], "the password")):
+        for points, why in (
+            ([], "is not in reach"),
+            ([{"ssid": "far", "password": "another one"}], "the password"),
+        ):
             board.set(wifi=points or False)
             told = f"far\n{SECRETS[0]}\n\n"
             said = sentence(espcli("board", "provision", "--port", board.serial, told=told), 1)
