@@ -128,8 +128,18 @@ def undo(record, why):
 
 
 def step_aside():
-    """A person is at the cable: the watchdog, which cannot be stopped, leaves an hour."""
+    """A person is at the cable, and ended the program: that boot counts for nothing.
+
+    The watchdog, which cannot be stopped, leaves an hour.
+    """
     machine.WDT(timeout=AT_THE_CABLE_MS)
+    record = load()
+    for name in ("short", "tries"):
+        record[name] = max(0, record[name] - 1)
+    try:
+        save(record)
+    except OSError as error:
+        print("switch: this boot stays counted:", error)
 
 
 def give_up(choice, error):

@@ -48,20 +48,6 @@ import machine
 # be cut off here, the board starts by itself again, in an hour.
 machine.WDT(timeout=3600000)
 """
-#: The switch counts boots that end early. The one that we ended is no sign of a release that does not work.
-_FORGIVE = """
-import json
-try:
-    with open('boot.json') as file:
-        record = json.load(file)
-    for name in ('short', 'tries'):
-        record[name] = max(0, record[name] - 1)
-    with open('boot.json.new', 'w') as file:
-        json.dump(record, file)
-    os.rename('boot.json.new', 'boot.json')
-except (OSError, ValueError, KeyError, TypeError):
-    pass
-"""
 
 
 class File(NamedTuple):
@@ -183,7 +169,7 @@ def opened(port: str) -> Iterator[Prompt]:
     try:
         _enter(port, transport)
         prompt = Prompt(port, transport)
-        prompt.run(_LESSON + _FORGIVE)
+        prompt.run(_LESSON)
         try:
             yield prompt
         finally:
