@@ -12,9 +12,11 @@ from web import Server, failed
 
 # isort: split
 import auth
+import beacon
 import boots
 import hardware
 import rarely
+import settings
 import wifi
 from calls import Calls
 from clock import Clock
@@ -24,12 +26,13 @@ from micropython import const
 
 PORT = const(80)
 TICK_MS = const(500)
-WATCHDOG_MS = const(30000)
+WATCHDOG_S = const(30)  # unless the settings say otherwise
 
 clock = Clock()
 memory = Memory()
 leases = Leases(clock, hardware.drive)
-auth.clock = clock
+auth.clock = wifi.clock = clock
+leases.safe = settings.safe
 server = None
 watchdog = None
 
@@ -45,6 +48,7 @@ async def tick():
         server.short = memory.tidy(server.served)
         boots.age(now_ms // 1000)
         rarely.forget(now_ms // 1000)
+        settings.tend(now_ms, server.served, wifi.proves)
         if server.accepts() and watchdog:
             watchdog.feed()
         then_ms = now_ms
@@ -65,12 +69,13 @@ def main(choice):
     """Run what the switch chose. Returns only by Ctrl-C, and then with every leased pin at its safe level."""
     global server, watchdog
     boots.begin(choice)
-    server = Server(Calls(clock, leases, memory).routes, auth.admit)
-    watchdog = hardware.watchdog(WATCHDOG_MS)
+    beacon.calls = Calls(clock, leases, memory)
+    server = Server(beacon.calls.routes, auth.admit)
+    watchdog = hardware.watchdog(settings.get("watchdog_s", WATCHDOG_S) * 1000)
     gc.collect()
     # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
     gc.threshold(12288)
-    starts = (tick, wifi.stay_connected, lambda: server.serve("0.0.0.0", PORT))
+    starts = (tick, wifi.stay_connected, beacon.speak, lambda: server.serve("0.0.0.0", PORT))
     tasks = [asyncio.create_task(for_ever(start)) for start in starts]
     try:
         while tasks:

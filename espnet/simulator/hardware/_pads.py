@@ -12,11 +12,13 @@ import struct
 import sys
 
 import uctypes
+import vfs
 from micropython import const
 
 _NEXT_CAUSE = const(3)
 
 mem = None
+shelf = None  # the file system where the stand-ins lie
 
 
 def attach(address, size):
@@ -40,9 +42,11 @@ def part(name):
     """A module of the stand-ins; it lasts only as long as somebody uses what is in it."""
     path = sys.path[:]
     sys.path[:] = ("/.hardware",)
+    vfs.mount(shelf, "/.hardware")  # for a moment: the firmware must not see it in its `/`
     try:
         found = __import__(name)
     finally:
+        vfs.umount("/.hardware")
         sys.path[:] = path
     del sys.modules[name]
     return found

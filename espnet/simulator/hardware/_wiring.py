@@ -19,10 +19,9 @@ def connect():
         del esp32.mcu_temperature
     else:
         del esp32.raw_temperature
-    here = sys.path[0]
+    _pads.shelf = vfs.VfsPosix(sys.path[0])
     vfs.umount("/")
     vfs.mount(vfs.VfsPosix(flash), "/")
-    vfs.mount(vfs.VfsPosix(here), "/.hardware")
     os.chdir("/")  # or relative names would belong to no file system
     sys.path[:] = ["", ".frozen", "/lib"]
     sys.argv[:] = [""]
