@@ -84,7 +84,8 @@ async def _sample(read_pin, power_pin, samples):
         try:
             if power_pin is not None:
                 drive(power_pin, 1)
-            adc = machine.ADC(Pin(read_pin), atten=machine.ADC.ATTN_11DB)
+            converter = machine.ADC
+            adc = converter(Pin(read_pin), atten=converter.ATTN_11DB)
             started_us = time.ticks_us()
             for index in range(samples):
                 total = 0

@@ -1,4 +1,4 @@
-"""MicroPython. Stand-in for ESP32's `machine`: pins, resets, watchdog; the rest is in `_machine`.
+"""MicroPython. Stand-in for ESP32's `machine`: pins, resets, watchdog; the rest is in files of its own.
 
 A pad's state lives in the shared page, not in objects, so that two `Pin(4)` are one pin, as on
 the chip. Interrupts and timers are asyncio tasks here: they run when the program awaits.
@@ -27,6 +27,8 @@ SOFT_RESET = 5
 
 
 def __getattr__(name):
+    if name in ("ADC", "RTC", "Timer"):
+        return getattr(_pads.part("_" + name.lower()), name)
     return _pads.part("_machine").find(name)
 
 
