@@ -1,6 +1,6 @@
 """MicroPython. The converters of `machine`."""
 
-from _pads import get16, get32, mem, part, put32
+from _pads import get32, load, mem, put32
 from machine import Pin
 from micropython import const
 
@@ -39,10 +39,10 @@ class ADC:
     def _raw(self):
         if self.n < 32 and mem[_WIFI_ACTIVE]:
             raise OSError(110)  # ADC2 belongs to the radio while Wi-Fi is up
-        if mem[_ANY_FAULT] and part("_slots").take(None, self.n):
+        if mem[_ANY_FAULT] and load("_slots").find(None, self.n):
             raise OSError(110)
-        raw = get16(self.at + 4)
-        noise = get16(self.at + 6)
+        raw = get32(self.at + 4) & 0xFFFF
+        noise = get32(self.at + 6) & 0xFFFF
         if noise:
             x = get32(_RANDOM)
             x = (x * 1103515245 + 12345) & 0x7FFFFFFF

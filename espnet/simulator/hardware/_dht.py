@@ -2,7 +2,7 @@
 
 import struct
 
-from _pads import mem, part
+from _pads import load, mem
 from micropython import const
 
 _ANY_FAULT = const(4)
@@ -15,11 +15,11 @@ class DHTBase:
 
     def measure(self):
         at = self.pin.at
-        if mem[_ANY_FAULT] and part("_slots").take(None, self.pin.n):
+        if mem[_ANY_FAULT] and load("_slots").find(None, self.pin.n):
             raise OSError(110)
         if not mem[at + 12]:
             raise OSError(110)
-        self._read = struct.unpack_from("<hH", mem, at + 8)
+        self._read = struct.unpack_from(b"<hH", mem, at + 8)
 
 
 class DHT11(DHTBase):

@@ -13,7 +13,7 @@ def find(name):
 
 
 def soft_reset():
-    _pads.die(5)
+    _pads.end(5)
 
 
 def freq(hz=None):

@@ -27,7 +27,7 @@ MODE_11G = 2
 MODE_11N = 4
 
 
-class AccessPoint:
+class _AccessPoint:
     def __init__(self):
         self.on = False
         self.key = ""
@@ -44,7 +44,7 @@ class AccessPoint:
         key = settings.get("password", key)
         security = settings.get("authmode", security)
         if ssid is not None:
-            network._text(_NET_AP_SSID, ssid)
+            network._name(_NET_AP_SSID, ssid)
         if key is not None:
             self.key = key
         if security is not None:
@@ -52,7 +52,7 @@ class AccessPoint:
         if mem[_NET_AP_MODE] and len(self.key) < 8 and (key or security):
             raise OSError("Wifi Invalid Password")
         if name in ("ssid", "essid"):
-            return network._text(_NET_AP_SSID)
+            return network._name(_NET_AP_SSID)
         if name in ("security", "authmode"):
             return mem[_NET_AP_MODE]
         if name is not None:
@@ -72,9 +72,9 @@ def config(interface, name):
     if name == "mac":
         return bytes(mem[_ID : _ID + 6])
     if name in ("ssid", "essid"):
-        return network._text(_NET_JOINED)
+        return network._name(_NET_JOINED)
     if name == "reconnects":
-        return -1 if interface.patient else 0
+        return -1 if interface.arg else 0
     raise ValueError("unknown config param")
 
 
@@ -95,3 +95,7 @@ def _scan():
             ssid = bytes(mem[at + 1 : at + 1 + mem[at]])
             found.append((ssid, b"\2" * 6, 6, mem[_RSSI] - 256, 3 if mem[at + 33] else 0, False))
     return found
+
+
+def start():
+    return _AccessPoint()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from _pads import part
+from _pads import load
 
 
 class Timer:
@@ -25,7 +25,7 @@ class Timer:
             self.task = None
 
     async def _run(self, mode, ms, callback):
-        call = part("_irq").call
+        call = load("_irq").call
         while True:
             await asyncio.sleep_ms(ms)
             call(callback, self)

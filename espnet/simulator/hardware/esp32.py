@@ -16,7 +16,7 @@ HEAP_EXEC = 1
 
 
 def _celsius():
-    return struct.unpack_from("<h", mem, _BOARD_CENTI_C)[0] / 100
+    return struct.unpack_from(b"<h", mem, _BOARD_CENTI_C)[0] / 100
 
 
 def raw_temperature():

@@ -28,12 +28,12 @@ SOFT_RESET = 5
 
 def __getattr__(name):
     if name in ("ADC", "RTC", "Timer"):
-        return getattr(_pads.part("_" + name.lower()), name)
-    return _pads.part("_machine").find(name)
+        return getattr(_pads.load("_" + name.lower()), name)
+    return _pads.load("_machine").find(name)
 
 
 def reset():
-    _pads.die(HARD_RESET)
+    _pads.end(HARD_RESET)
 
 
 def reset_cause():
@@ -44,7 +44,7 @@ def unique_id():
     return bytes(mem[_ID : _ID + 6])
 
 
-def _level(at):
+def _value(at):
     mode = mem[at]
     if mode & 2 and not (mode == 7 and mem[at + 2]):
         return mem[at + 2]
@@ -53,11 +53,11 @@ def _level(at):
     return mem[at + 1] >> 1 & 1
 
 
-def _note(at, level):
+def _put(at, level):
     """Writes a change of level into the history that the simulator's room is computed from."""
     count = get32(_HISTORY_COUNT)
     place = _HISTORY + (count & 255) * 16
-    struct.pack_into("<QBB", mem, place, ticks_us(), at - _PINS >> 4, level)
+    struct.pack_into(b"<QBB", mem, place, ticks_us(), at - _PINS >> 4, level)
     put32(_HISTORY_COUNT, count + 1)
 
 
@@ -83,12 +83,12 @@ class Pin:
             self.init(mode, pull, value=value)
 
     def __getattr__(self, name):
-        return _pads.part("_pin").find(self, name)
+        return _pads.load("_pin").find(self, name)
 
     def init(self, mode=None, pull=-1, *, value=None, drive=None, hold=None):
         at = self.at
         n = at - _PINS >> 4
-        before = _level(at)
+        before = _value(at)
         if mode is not None and mode & 2:
             if n >= 34:
                 raise ValueError("pin can only be input")
@@ -100,20 +100,20 @@ class Pin:
             mem[at] = mode
         if pull != -1 and n < 34:
             mem[at + 1] = pull or 0
-        after = _level(at)
+        after = _value(at)
         if after != before:
-            _note(at, after)
+            _put(at, after)
 
     def value(self, value=None):
         at = self.at
         if value is None:
-            return _level(at)
+            return _value(at)
         value = 1 if value else 0
         if mem[at + 2] != value and at < _PINS + 34 * 16:
-            before = _level(at)
+            before = _value(at)
             mem[at + 2] = value
-            if _level(at) != before:
-                _note(at, 1 - before)
+            if _value(at) != before:
+                _put(at, 1 - before)
 
     __call__ = value
 
@@ -133,7 +133,7 @@ class _Registers:
         at = _PINS + first * 16
         for _ in range(8 if first else 28):
             if levels:
-                if _level(at):
+                if _value(at):
                     bits |= bit
             elif mem[at] & 2:
                 bits |= bit

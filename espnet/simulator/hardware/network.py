@@ -4,7 +4,7 @@ The simulator scripts which access points there are, with which passwords. A chi
 ever, and says so (STAT_CONNECTING), unless `config(reconnects=0)` has it give up and say why.
 """
 
-from _pads import mem, part
+from _pads import load, mem
 from micropython import const
 
 _WIFI = const(6)  # 0: no network, 1: any network, 2: those of the list
@@ -29,10 +29,10 @@ STAT_WRONG_PASSWORD = 202
 
 
 def __getattr__(name):
-    return getattr(part("_network"), name)
+    return getattr(load("_network"), name)
 
 
-def _text(at, text=None):
+def _name(at, text=None):
     """Reads or writes a short text of the page: its length, then its bytes."""
     if text is None:
         return bytes(mem[at + 1 : at + 1 + mem[at]]).decode()
@@ -42,11 +42,11 @@ def _text(at, text=None):
 
 
 def hostname(name=None):
-    return _text(_NET_HOSTNAME, name)
+    return _name(_NET_HOSTNAME, name)
 
 
 def country(code=None):
-    return _text(_NET_COUNTRY, code)
+    return _name(_NET_COUNTRY, code)
 
 
 class WLAN:
@@ -56,21 +56,21 @@ class WLAN:
     def __new__(cls, interface=0):
         global _ap
         if interface:
-            _ap = _ap or part("_network").AccessPoint()
+            _ap = _ap or load("_network").start()
             return _ap
-        return _station or super().__new__(cls)
+        return _wlan or super().__new__(cls)
 
     def __init__(self, interface=0):
-        global _station
-        if _station is None:
-            _station = self
-            self.on = self.patient = True
+        global _wlan
+        if _wlan is None:
+            _wlan = self
+            self.on = self.arg = True
             self.on = False
-            self.wanted = None  # the network that is to be joined, and its password
+            self.key = None  # the network that is to be joined, and its password
             self.reason = STAT_IDLE  # or what the driver would say now
 
     def __getattr__(self, name):
-        return part("_network").find(self, name)
+        return load("_network").find(self, name)
 
     def active(self, on=None):
         if on is not None:
@@ -81,20 +81,20 @@ class WLAN:
     def connect(self, ssid=None, key=None, *, bssid=None):
         if not self.on:
             raise OSError("Wifi Internal Error")
-        self.wanted = (ssid, key)
+        self.key = (ssid, key)
         self.reason = STAT_CONNECTING
         mem[_NET_JOINED] = 0
 
     def disconnect(self):
-        self.wanted = None
+        self.key = None
         self.reason = STAT_IDLE
         mem[_NET_JOINED] = 0
 
-    def _verdict(self):
+    def _find(self):
         """What the network that is wanted says now."""
         if mem[_WIFI] < 2:
             return STAT_GOT_IP if mem[_WIFI] else STAT_NO_AP_FOUND
-        ssid, key = [(text or "").encode() for text in self.wanted]
+        ssid, key = [(text or "").encode() for text in self.key]
         found = STAT_NO_AP_FOUND
         for at in range(_NET_POINTS, _NET_POINTS_END, 128):
             if mem[at] and bytes(mem[at + 1 : at + 1 + mem[at]]) == ssid:
@@ -113,15 +113,15 @@ class WLAN:
             raise ValueError("unknown status param")
         reason = self.reason
         if reason in (STAT_CONNECTING, STAT_GOT_IP):
-            verdict = self._verdict() if self.on else STAT_NO_AP_FOUND
+            verdict = self._find() if self.on else STAT_NO_AP_FOUND
             if verdict != reason:
                 if verdict == STAT_GOT_IP:
-                    _text(_NET_JOINED, self.wanted[0] or "")
+                    _name(_NET_JOINED, self.key[0] or "")
                 else:
                     mem[_NET_JOINED] = 0
                     if reason == STAT_GOT_IP:
                         verdict = 200  # the access point's beacon no longer comes
-                    if self.patient:
+                    if self.arg:
                         verdict = STAT_CONNECTING
                 self.reason = verdict
         return self.reason
@@ -145,11 +145,9 @@ class WLAN:
             return (ip, "255.0.0.0", "127.0.0.1", "127.0.0.1")
 
     def config(self, name=None, **settings):
-        self.patient = settings.get("reconnects", -1 if self.patient else 0) != 0
+        self.arg = settings.get("reconnects", -1 if self.arg else 0) != 0
         if name is not None:
-            return part("_network").config(self, name)
+            return load("_network").config(self, name)
 
 
-_station = _ap = None
-_text(_NET_HOSTNAME, "mpy-esp32")
-_text(_NET_COUNTRY, "XX")
+_wlan = _ap = None
