@@ -57,11 +57,11 @@ async def tick():
 async def for_ever(start):
     """Run the coroutine that `start()` makes; whenever it fails, say why and run another."""
     while True:
+        gc.collect()  # what a task keeps then lies at the heap's start
         try:
             await start()
         except Exception as error:
             failed(error)
-        gc.collect()
         await asyncio.sleep(1)
 
 

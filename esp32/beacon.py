@@ -5,7 +5,6 @@ send one.
 """
 
 import asyncio
-import json
 import socket
 
 import settings
@@ -30,32 +29,17 @@ async def speak():
         if wifi.address and (wifi.address != said or left_s <= 0):
             said = wifi.address
             left_s = _EVERY_S
-            _send(
-                json.dumps(
-                    {
-                        "espnet": 1,
-                        "id": calls.id,
-                        "name": settings.name,
-                        "address": said,
-                        "port": 80,
-                        "version": VERSION,
-                        "boot": calls.boot,
-                    }
-                )
+            text = (
+                f'{{"espnet":1,"id":"{calls.id}","name":"{settings.name}","address":"{said}",'
+                f'"port":80,"version":"{VERSION}","boot":"{calls.boot}"}}'
             )
-
-
-def _send(text):
-    """Send a datagram to everybody; the next minute brings another one."""
-    try:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    except OSError:
-        return  # none left
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        sock.sendto(text.encode(), socket.getaddrinfo("255.255.255.255", _PORT)[0][-1])
-    except OSError:
-        pass
-    finally:
-        sock.close()
+            try:
+                sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                try:
+                    sock.setblocking(False)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                    sock.sendto(text.encode(), socket.getaddrinfo("255.255.255.255", _PORT)[0][-1])
+                finally:
+                    sock.close()
+            except OSError:
+                pass  # the next minute brings another one

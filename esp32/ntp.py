@@ -13,6 +13,7 @@ import struct
 
 import fields
 import hardware
+import settings
 from micropython import const
 
 _TRIES = const(2)
@@ -24,11 +25,19 @@ _LAST_S = const(4102444800)  # 2100-01-01
 _NTP_S = const(2208988800)  # between NTP's beginning, 1900, and Unix's
 
 
-async def set_clock(server, dns):
-    """Ask `server`, a name or an address; the DNS server `dns` knows names. Whether the clock is set.
+async def set_clock(dns):
+    """Ask the server of the settings; the DNS server `dns` knows names. Whether there is no more to do."""
+    server = settings.get("ntp", "pool.ntp.org")
+    if not server:
+        return True
+    try:
+        return await _set(server, dns)
+    except (OSError, MemoryError) as error:
+        print("ntp:", error)
+        return False
 
-    Raises OSError when there is no network.
-    """
+
+async def _set(server, dns):
     if not fields.is_ipv4(server):
         server = await _look_up(server, dns)
     if server:

@@ -6,7 +6,6 @@ Passwords come in and never go out: who reads learns only whether there is one.
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
 
 import json
-import sys
 
 import flash
 import settings
@@ -57,18 +56,14 @@ def take(request):
     if not isinstance(new, dict):
         raise Refusal(400, "the body must be one JSON object")
     # What was put there and waits for a restart is the newest; it may not be in use yet.
-    for file in (settings.FILE, settings.file or ""):
+    for file in ("settings.json", settings.file or ""):
         _keep_passwords(new, flash.load(file, {}))
-    import rules
-
-    what = rules.problem(new)
-    sys.modules.pop("rules", None)
+    choosing = settings.choosing()
+    what = choosing.problem(new)
     if what:
         raise Refusal(422, what, what.partition(" ")[0])
     try:
-        if wifi.proves:
-            settings.prove()
-        settings.replace(new)
+        choosing.replace(new, wifi.proves)
     except OSError as error:
         raise Refusal(503, f"the settings could not be kept on flash: {error}")
 
