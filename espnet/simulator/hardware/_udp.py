@@ -55,9 +55,9 @@ class Datagrams(io.IOBase):
         elif address[4:8] == b"\xff\xff\xff\xff" and (get32(_NET_BEACON) & 0xFFFF):
             s = usocket.socket(2, 2)
             s.setsockopt(1, 6, 1)
-            to = usocket.getaddrinfo("127.255.255.255", (get32(_NET_BEACON) & 0xFFFF), 2, 2)[0][-1]
-            mine = b'"port": %d' % (get32(_PORT) & 0xFFFF)
-            s.sendto(bytes(data).replace(b'"port":80', mine).replace(b'"port": 80', mine), to)
+            to = usocket.getaddrinfo("127.255.255.255", get32(_NET_BEACON) & 0xFFFF, 2, 2)[0][-1]
+            mine = b'"port":%d' % (get32(_PORT) & 0xFFFF)
+            s.sendto(bytes(data).replace(b'"port":80', mine), to)
             s.close()
         return len(data)
 
