@@ -44,7 +44,7 @@ def unique_id():
     return bytes(mem[_ID : _ID + 6])
 
 
-def _value(at):
+def _look(at):
     mode = mem[at]
     if mode & 2 and not (mode == 7 and mem[at + 2]):
         return mem[at + 2]
@@ -53,7 +53,7 @@ def _value(at):
     return mem[at + 1] >> 1 & 1
 
 
-def _put(at, level):
+def _set(at, level):
     """Writes a change of level into the history that the simulator's room is computed from."""
     count = get32(_HISTORY_COUNT)
     place = _HISTORY + (count & 255) * 16
@@ -88,7 +88,7 @@ class Pin:
     def init(self, mode=None, pull=-1, *, value=None, drive=None, hold=None):
         at = self.at
         n = at - _PINS >> 4
-        before = _value(at)
+        before = _look(at)
         if mode is not None and mode & 2:
             if n >= 34:
                 raise ValueError("pin can only be input")
@@ -100,25 +100,25 @@ class Pin:
             mem[at] = mode
         if pull != -1 and n < 34:
             mem[at + 1] = pull or 0
-        after = _value(at)
+        after = _look(at)
         if after != before:
-            _put(at, after)
+            _set(at, after)
 
     def value(self, value=None):
         at = self.at
         if value is None:
-            return _value(at)
+            return _look(at)
         value = 1 if value else 0
         if mem[at + 2] != value and at < _PINS + 34 * 16:
-            before = _value(at)
+            before = _look(at)
             mem[at + 2] = value
-            if _value(at) != before:
-                _put(at, 1 - before)
+            if _look(at) != before:
+                _set(at, 1 - before)
 
     __call__ = value
 
 
-class _Registers:
+class mem32:
     """The chip's registers of its pads, with a bit for each: GPIO_ENABLE and GPIO_ENABLE1 say which
     ones it drives, GPIO_IN and GPIO_IN1 at which levels they are. No others are here to be read.
     """
@@ -133,7 +133,7 @@ class _Registers:
         at = _PINS + first * 16
         for _ in range(8 if first else 28):
             if levels:
-                if _value(at):
+                if _look(at):
                     bits |= bit
             elif mem[at] & 2:
                 bits |= bit
@@ -142,7 +142,7 @@ class _Registers:
         return bits
 
 
-mem32 = _Registers()
+mem32 = mem32()
 
 
 class WDT:

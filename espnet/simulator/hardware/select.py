@@ -26,18 +26,11 @@ class poll:
 
     def ipoll(self, n=-1, flags=0):
         if n > 0 and mem[_SPEED]:
-            n = _wait(n)
+            n = real(n * 1000)
+            if n < 1000:  # less than it can wait for
+                utime.sleep_us(n)
+            n //= 1000
         return self.s.ipoll(n, flags)
 
     def poll(self, n=-1):
-        if n > 0 and mem[_SPEED]:
-            n = _wait(n)
-        return self.s.poll(n)
-
-
-def _wait(n):
-    """The time-out for here; what is less than a millisecond is waited for at once."""
-    us = real(n * 1000)
-    if us < 1000:
-        utime.sleep_us(us)
-    return us // 1000
+        return list(self.ipoll(n))

@@ -35,7 +35,7 @@ _ASKED = const(1)
 _ANSWERED = const(2)
 _CLOSED = const(3)
 
-held = []
+kept = []
 readable = None
 
 
@@ -52,10 +52,10 @@ def getaddrinfo(host, port, *rest):
 def socket(*kind):
     if len(kind) > 1 and kind[1] == 2:
         return load("_udp").Datagrams()
-    return _Stream(*kind)
+    return Stream(*kind)
 
 
-class _Wrapped(io.IOBase):
+class _Source(io.IOBase):
     def __getattr__(self, name):
         return getattr(self.s, name)
 
@@ -63,7 +63,7 @@ class _Wrapped(io.IOBase):
         return self
 
 
-class _Stream(_Wrapped):
+class Stream(_Source):
     def __init__(self, *kind):
         self.s = usocket.socket(*kind)
         self.on = self.off = False
@@ -114,7 +114,7 @@ def _count(at):
         mem[at + 1] = n
 
 
-class _Connection(_Wrapped):
+class _Connection(_Source):
     def __init__(self, s):
         self.s = s
         self.state = _IDLE
@@ -123,8 +123,8 @@ class _Connection(_Wrapped):
         self.rest = None  # late: what a spoiled answer still has to say; b"" = nothing more, ever
         self.done = self.end = False  # here or there nobody is any more
         _count(_OPEN)
-        if held:
-            load("_faults").do(1, held)
+        if kept:
+            load("_faults").do(1, kept)
 
     def ioctl(self, request, arg):
         if request == 10:
@@ -161,10 +161,10 @@ class _Connection(_Wrapped):
         if not self.at:
             self.line += data[:128]
             if len(self.line) >= 128 or b"\n" in self.line:
-                self._line()
+                self._parse()
         return data
 
-    def _line(self):
+    def _parse(self):
         """The request line is here: log it, and see which fault it meets."""
         words = self.line.split(b" ", 2)
         self.line = b""
@@ -230,6 +230,6 @@ class _Connection(_Wrapped):
             self.rest = b""
             self.s.close()
         elif self.reason[0] <= _HANG_BODY:
-            held.append(self.s)  # hanging: the firmware closes, the client must not notice
+            kept.append(self.s)  # hanging: the firmware closes, the client must not notice
         elif not self.rest:
             self.s.close()
