@@ -88,7 +88,7 @@ async def _look_up(name, dns):
     question = number + b"\1\0\0\1\0\0\0\0\0\0" + asked
 
     def read(data):
-        flags, _, answers = struct.unpack_from(">HHH", data, 2)
+        flags, _, answers = struct.unpack_from(b">HHH", data, 2)
         end = 12 + len(asked)
         if data[:2] != number or flags & 0xFA0F != 0x8000 or data[12:end] != asked:
             return None
@@ -97,7 +97,7 @@ async def _look_up(name, dns):
             while data[at] and data[at] < 0xC0:
                 at += 1 + data[at]
             at += 2 if data[at] else 1
-            kind, family, _, size = struct.unpack_from(">HHIH", data, at)
+            kind, family, _, size = struct.unpack_from(b">HHIH", data, at)
             at += 10
             if kind == 1 and family == 1 and size == 4 and len(data) >= at + 4:
                 return "%d.%d.%d.%d" % tuple(data[at : at + 4])
@@ -117,7 +117,7 @@ def _time(data, nonce):
         or data[24:32] != nonce
     ):
         return None
-    seconds = struct.unpack_from(">I", data, 40)[0] - _NTP_S
+    seconds = struct.unpack_from(b">I", data, 40)[0] - _NTP_S
     if seconds < _FIRST_S:
         seconds += 1 << 32  # NTP counts from 0 again in 2036
     return seconds if seconds < _LAST_S else None

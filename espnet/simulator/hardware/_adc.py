@@ -15,28 +15,17 @@ class ADC:
     ATTN_2_5DB = 1
     ATTN_6DB = 2
     ATTN_11DB = 3
-    WIDTH_9BIT = 9
-    WIDTH_10BIT = 10
-    WIDTH_11BIT = 11
-    WIDTH_12BIT = 12
 
     def __init__(self, pin, *, atten=0):
         self.at = Pin(pin).at
         self.n = (self.at - _PINS) >> 4
         if self.n not in (0, 2, 4, 12, 13, 14, 15, 25, 26, 27) and self.n < 32:
             raise ValueError("invalid pin")
-        self.bits = 12
-
-    def init(self, *, atten=0):
-        pass
 
     def atten(self, atten):
         pass
 
-    def width(self, bits):
-        self.bits = bits
-
-    def _raw(self):
+    def read(self):
         if self.n < 32 and mem[_WIFI_ACTIVE]:
             raise OSError(110)  # ADC2 belongs to the radio while Wi-Fi is up
         if mem[_ANY_FAULT] and load("_slots").find(None, self.n):
@@ -50,12 +39,9 @@ class ADC:
             raw += (x >> 8) % (2 * noise + 1) - noise
         return min(max(raw, 0), 4095)
 
-    def read(self):
-        return self._raw() >> 12 - self.bits
-
     def read_u16(self):
-        raw = self._raw()
+        raw = self.read()
         return raw << 4 | raw >> 8
 
     def read_uv(self):
-        return self._raw() * 3300000 // 4095
+        return self.read() * 3300000 // 4095
