@@ -12,7 +12,6 @@ from web import Server, failed
 
 # isort: split
 import auth
-import beacon
 import boots
 import hardware
 import rarely
@@ -69,13 +68,13 @@ def main(choice):
     """Run what the switch chose. Returns only by Ctrl-C, and then with every leased pin at its safe level."""
     global server, watchdog
     boots.begin(choice)
-    beacon.calls = Calls(clock, leases, memory)
-    server = Server(beacon.calls.routes, auth.admit)
+    wifi.calls = Calls(clock, leases, memory)
+    server = Server(wifi.calls.routes, auth.admit)
     watchdog = hardware.watchdog(settings.get("watchdog_s", WATCHDOG_S) * 1000)
     gc.collect()
     # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
     gc.threshold(12288)
-    starts = (tick, wifi.stay_connected, beacon.speak, lambda: server.serve("0.0.0.0", PORT))
+    starts = (tick, wifi.stay_connected, lambda: server.serve("0.0.0.0", PORT))
     tasks = [asyncio.create_task(for_ever(start)) for start in starts]
     try:
         while tasks:

@@ -193,11 +193,11 @@ class Calls:
 
     async def settings(self, request):
         """GET /settings: those in use; of passwords only whether there is one."""
-        return rarely.need("settings_calls").shown()
+        return rarely.once("settings_calls").shown()
 
     async def new_settings(self, request):
         """POST /settings: those from the next restart on."""
-        rarely.need("settings_calls").take(request)
+        rarely.once("settings_calls").take(request)
         return {"id": self.id, "status": "OK"}
 
     def check_fence(self, body, pin=None):

@@ -15,9 +15,8 @@ Memory is dear: what is needed later is read again from the file in use, and wha
 replaces is in choosing.py.
 """
 
-import sys
-
 import flash
+import rarely
 from micropython import const
 
 _PROVE_MS = const(600000)
@@ -36,14 +35,6 @@ def get(field, default=None, of=None):
     return flash.load(of or file or "", {}).get(field, default)
 
 
-def choosing():
-    """The module that chooses; nobody keeps it."""
-    import choosing
-
-    del sys.modules["choosing"]
-    return choosing
-
-
 def tend(now_ms, served, proves):
     """What must happen now and then: `served` requests came until now, and `proves` says whether the
     board is in a network of the settings in use. May restart the board.
@@ -51,10 +42,10 @@ def tend(now_ms, served, proves):
     global _seen
     if unproved:
         if served != _seen and proves:
-            choosing().prove()
+            rarely.once("choosing").prove()
         elif way_back and now_ms > _PROVE_MS:
-            choosing().put_aside()
+            rarely.once("choosing").put_aside()
     _seen = served
 
 
-choosing().load()
+rarely.once("choosing").load()

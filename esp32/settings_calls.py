@@ -8,6 +8,7 @@ Passwords come in and never go out: who reads learns only whether there is one.
 import json
 
 import flash
+import rarely
 import settings
 import wifi
 from http1 import Refusal
@@ -58,7 +59,7 @@ def take(request):
     # What was put there and waits for a restart is the newest; it may not be in use yet.
     for file in ("settings.json", settings.file or ""):
         _keep_passwords(new, flash.load(file, {}))
-    choosing = settings.choosing()
+    choosing = rarely.once("choosing")
     what = choosing.problem(new)
     if what:
         raise Refusal(422, what, what.partition(" ")[0])

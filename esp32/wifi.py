@@ -11,20 +11,21 @@ Importing `network` starts the IP stack, so this is imported before anybody open
 
 import asyncio
 import gc
-import sys
 
 import hardware
 import network
+import rarely
 import settings
 from micropython import const
 
 _CHECK_S = const(5)
 _PAUSE_MAX_S = const(60)
 _WELL_MS = const(60000)  # so long in a network before the access point closes
+_BEACON_MS = const(60000)
 _CLOCK_MS = const(43200000)
 _CLOCK_AGAIN_MS = const(600000)
 
-clock = None  # main.py hands it in
+clock = calls = None  # app.py hands them in
 radio = None  # once it is switched on
 address = ""  # that the board has in the network; "" while it is in none
 ssid = ""  # of the network
@@ -34,6 +35,7 @@ point = None  # the access point while it is open
 own = "espnet-" + hardware.board_id()[-6:]  # its name, and the board's where it was given none
 lost_ms = 0  # since when there is no network
 _clock_ms = 0  # when the clock is to be set
+_beacon_ms = 0
 
 
 async def stay_connected():
@@ -62,18 +64,19 @@ async def stay_connected():
             print("wifi: lost", ssid)
             address = ""
             proves = False
-        if not await _need("joining").join_any(pause_s):
+        if not await rarely.once("joining").join_any(pause_s):
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
         gc.collect()
 
 
 async def _look(now_ms, joined_ms):
-    """What there is to do in a network: see which address we have, close the access point, set the
-    clock. It is set when the network is there, and then twice a day.
+    """What there is to do in a network: see which address we have, close the access point, send the
+    beacon, and set the clock when the network is there, and then twice a day.
     """
-    global address, point, _clock_ms
+    global address, point, _clock_ms, _beacon_ms
     found = radio.ifconfig()
     if found[0] != address:
+        _beacon_ms = now_ms
         if not address:
             _clock_ms = now_ms
         gc.collect()
@@ -83,19 +86,17 @@ async def _look(now_ms, joined_ms):
         point.active(False)
         point = None
         print("wifi: closed the access point")
-    if now_ms >= _clock_ms:
-        _clock_ms = now_ms + _CLOCK_AGAIN_MS
-        gc.collect()
-        if await _need("ntp").set_clock(found[3]):
-            _clock_ms = now_ms + _CLOCK_MS
-        gc.collect()
-
-
-def _need(name):
-    """A module that is needed for a moment."""
-    found = __import__(name)
-    sys.modules.pop(name, None)
-    return found
+    try:
+        if now_ms >= _beacon_ms:
+            _beacon_ms = now_ms + _BEACON_MS
+            rarely.once("beacon").send(calls, address)
+        if now_ms >= _clock_ms:
+            _clock_ms = now_ms + _CLOCK_AGAIN_MS
+            if await rarely.once("ntp").set_clock(found[3]):
+                _clock_ms = now_ms + _CLOCK_MS
+    except MemoryError:
+        pass  # neither is worth a crash
+    gc.collect()
 
 
 def status():
