@@ -25,7 +25,7 @@ from micropython import const
 
 PORT = const(80)
 TICK_MS = const(500)
-WATCHDOG_S = const(30)  # unless the settings say otherwise
+WATCHDOG_MS = const(30000)  # unless the settings say otherwise
 
 clock = Clock()
 memory = Memory()
@@ -70,7 +70,7 @@ def main(choice):
     boots.begin(choice)
     wifi.calls = Calls(clock, leases, memory)
     server = Server(wifi.calls.routes, auth.admit)
-    watchdog = hardware.watchdog(settings.get("watchdog_s", WATCHDOG_S) * 1000)
+    watchdog = hardware.watchdog(settings.get("watchdog_s", 0) * 1000 or WATCHDOG_MS)
     gc.collect()
     # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
     gc.threshold(12288)

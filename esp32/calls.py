@@ -117,7 +117,7 @@ class Calls:
         if "lease_s" in body:
             lease_s = fields.whole(body, "lease_s", 1, _LEASE_MAX_S)
             if "safe" in body:
-                safe = fields.word(body, "safe", SAFE_LEVELS)
+                safe = fields.word(body, "safe", SAFE_LEVELS, "low")
             if value != 1:
                 raise Refusal(422, "lease_s goes with value 1 only", "lease_s")
         elif "safe" in body:

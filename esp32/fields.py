@@ -61,9 +61,9 @@ def pin(fields, name):
     return numbers[0]
 
 
-def word(fields, name, allowed):
-    """Field `name` as one of the words `allowed`."""
-    value = fields.get(name)
+def word(fields, name, allowed, default):
+    """Field `name` as one of the words `allowed`; `default` when it is absent."""
+    value = fields.get(name, default)
     rule = f"{name} must be one of {', '.join(sorted(allowed))}"
     if not isinstance(value, str):
         raise Refusal(400, rule, name)

@@ -99,32 +99,32 @@ def _without(body, keys):
     return json.dumps(answer).encode()
 
 
-async def _drip(wire, rate):
+async def _drip(wire, n):
     import asyncio
 
-    n = max(1, rate // 20)
+    size = max(1, n // 20)
     try:
         while wire.rest:
-            sent = wire.s.write(wire.rest[:n]) or 0
+            sent = wire.s.write(wire.rest[:size]) or 0
             wire.rest = wire.rest[sent:]
-            await asyncio.sleep_ms(n * 1000 // rate)
+            await asyncio.sleep_ms(size * 1000 // n)
     except OSError:
         wire.rest = b""
     if wire.state == _CLOSED:
         wire.s.close()
 
 
-def let_go(held):
-    """Closes held connections whose client has gone, and the oldest where there are many."""
-    for s in held[:]:
+def let_go(kept):
+    """Closes kept connections whose client has gone, and the oldest where there are many."""
+    for s in kept[:]:
         try:
             s.setblocking(False)
             data = s.recv(64)
         except OSError as e:
             data = None if e.errno == 11 else b""
-        if data == b"" or len(held) > 8:
+        if data == b"" or len(kept) > 8:
             s.close()
-            held.remove(s)
+            kept.remove(s)
 
 
 def do(what, *args):

@@ -14,9 +14,9 @@ _NET_JOINED = const(74775)
 _NET_BEACON = const(74884)
 
 
-class Datagrams(io.IOBase):
+class Source(io.IOBase):
     def __init__(self):
-        self.peer = None
+        self.address = None
         self.came = []
 
     def setblocking(self, on):
@@ -27,17 +27,17 @@ class Datagrams(io.IOBase):
     def setsockopt(self, *option):
         pass
 
-    def ioctl(self, request, argument):
-        return argument & (5 if self.came else 4) if request == 3 else 0
+    def ioctl(self, request, arg):
+        return arg & (5 if self.came else 4) if request == 3 else 0
 
     def bind(self, address):
         pass
 
     def connect(self, address):
-        self.peer = address if isinstance(address, bytes) else bytes(address)
+        self.address = address if isinstance(address, bytes) else bytes(address)
 
     def send(self, data):
-        return self.sendto(data, self.peer)
+        return self.sendto(data, self.address)
 
     write = send
 

@@ -51,7 +51,7 @@ def getaddrinfo(host, port, *rest):
 
 def socket(*kind):
     if len(kind) > 1 and kind[1] == 2:
-        return load("_udp").Datagrams()
+        return load("_udp").Source()
     return Stream(*kind)
 
 
