@@ -15,6 +15,7 @@ import auth
 import boots
 import hardware
 import rarely
+import settings
 import wifi
 from calls import Calls
 from clock import Clock
@@ -24,12 +25,13 @@ from micropython import const
 
 PORT = const(80)
 TICK_MS = const(500)
-WATCHDOG_MS = const(30000)
+WATCHDOG_MS = const(30000)  # unless the settings say otherwise
 
 clock = Clock()
 memory = Memory()
 leases = Leases(clock, hardware.drive)
-auth.clock = clock
+auth.clock = wifi.clock = clock
+leases.safe = settings.safe
 server = None
 watchdog = None
 
@@ -45,6 +47,7 @@ async def tick():
         server.short = memory.tidy(server.served)
         boots.age(now_ms // 1000)
         rarely.forget(now_ms // 1000)
+        settings.tend(now_ms, server.served, wifi.proves)
         if server.accepts() and watchdog:
             watchdog.feed()
         then_ms = now_ms
@@ -53,11 +56,11 @@ async def tick():
 async def for_ever(start):
     """Run the coroutine that `start()` makes; whenever it fails, say why and run another."""
     while True:
+        gc.collect()  # what a task keeps then lies at the heap's start
         try:
             await start()
         except Exception as error:
             failed(error)
-        gc.collect()
         await asyncio.sleep(1)
 
 
@@ -65,8 +68,9 @@ def main(choice):
     """Run what the switch chose. Returns only by Ctrl-C, and then with every leased pin at its safe level."""
     global server, watchdog
     boots.begin(choice)
-    server = Server(Calls(clock, leases, memory).routes, auth.admit)
-    watchdog = hardware.watchdog(WATCHDOG_MS)
+    wifi.calls = Calls(clock, leases, memory)
+    server = Server(wifi.calls.routes, auth.admit)
+    watchdog = hardware.watchdog(settings.get("watchdog_s", 0) * 1000 or WATCHDOG_MS)
     gc.collect()
     # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
     gc.threshold(12288)

@@ -23,6 +23,7 @@ import os
 
 import flash
 import hardware
+import settings
 from http1 import Refusal
 from micropython import const
 from web import CONTROL, PUBLIC, READ
@@ -41,9 +42,7 @@ private = False  # whether reading takes the password too
 json = ""  # what the status says about both
 
 _realm = f"EspNet {hardware.board_id()}"
-_names = flash.load("settings.json", {}).get("names")
-if not isinstance(_names, list):
-    _names = ()
+_names = settings.get("names", ())
 _key = binascii.hexlify(os.urandom(16)).decode()  # another one at every boot
 _issued = 0  # the newest nonce: 1/16 ms since boot, each one once
 _floor = 0

@@ -39,9 +39,9 @@ class Calls:
         host = flash.load(_HOST_FILE, {}).get("espnet_host")
         self.host = host if isinstance(host, str) and fields.is_ipv4(host) else ""
         # What stays the same until the next boot, as JSON text made once: GET / is asked for ever.
-        boot = binascii.hexlify(os.urandom(8)).decode()
+        self.boot = binascii.hexlify(os.urandom(8)).decode()
         self._constant = (
-            f'"boot":"{boot}","version":"{VERSION}","build":"{boots.build}","boots":{boots.count},'
+            f'"boot":"{self.boot}","version":"{VERSION}","build":"{boots.build}","boots":{boots.count},'
             f'"reset_cause":"{hardware.reset_cause()}","sensors":{{}}'
         )
         self.routes = (
@@ -57,6 +57,8 @@ class Calls:
             (b"PUT", b"/update", CONTROL, self.update_file),
             (b"POST", b"/update", CONTROL, self.update),
             (b"POST", b"/restart", CONTROL, self.restart),
+            (b"GET", b"/settings", READ, self.settings),
+            (b"POST", b"/settings", CONTROL, self.new_settings),
         )
 
     async def status(self, request):
@@ -111,10 +113,11 @@ class Calls:
         for pin in pins:
             check_writable(pin, "pin")
         lease_s = 0
-        safe = "low"
+        safe = None
         if "lease_s" in body:
             lease_s = fields.whole(body, "lease_s", 1, _LEASE_MAX_S)
-            safe = fields.word(body, "safe", SAFE_LEVELS, "low")
+            if "safe" in body:
+                safe = fields.word(body, "safe", SAFE_LEVELS, "low")
             if value != 1:
                 raise Refusal(422, "lease_s goes with value 1 only", "lease_s")
         elif "safe" in body:
@@ -186,6 +189,15 @@ class Calls:
         """POST /restart: answer, then restart the chip."""
         self.check_fence(_read(request))
         boots.restart()
+        return {"id": self.id, "status": "OK"}
+
+    async def settings(self, request):
+        """GET /settings: those in use; of passwords only whether there is one."""
+        return rarely.once("settings_calls").shown()
+
+    async def new_settings(self, request):
+        """POST /settings: those from the next restart on."""
+        rarely.once("settings_calls").take(request)
         return {"id": self.id, "status": "OK"}
 
     def check_fence(self, body, pin=None):

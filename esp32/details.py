@@ -10,20 +10,18 @@ import sys
 import boots
 import flash
 import hardware
+import settings
 import wifi
 from http1 import JSON, Stream
 from micropython import const
 
 _PIECE = const(400)  # from so many characters on a piece goes out
 
-_name = flash.load("settings.json", {}).get("hostname")
-if not isinstance(_name, str):
-    _name = ""
-
 
 def answer(board_id, leases, now_s):
     """The Stream of a board's details; `now_s` is the uptime."""
-    notices = []  # sentences that people should read: whatever has one to say is asked here
+    # Sentences that people should read: whatever has one to say is asked here.
+    notices = settings.notices[:]
     undone = boots.record().get("undone")
     if boots.safe:
         notices.append("Safe mode: the board died too often. Its pins rest for a minute.")
@@ -33,7 +31,7 @@ def answer(board_id, leases, now_s):
         notices.append(f"Its new program was undone: {undone.get('why')}.")
     if hardware.reset_cause() == "watchdog":
         notices.append("The board no longer did its work, so its watchdog restarted it.")
-    board = {"id": board_id, "name": _name, "rssi": None, "notices": notices, "crash": None}
+    board = {"id": board_id, "name": settings.name, "rssi": None, "notices": notices, "crash": None}
     board.update({"build": boots.build, "boots": boots.count, "safe_mode": boots.safe})
     board["undone"] = undone
     try:
@@ -41,6 +39,9 @@ def answer(board_id, leases, now_s):
             board["rssi"] = wifi.radio.status("rssi")
     except (OSError, ValueError):
         pass  # the network went just now
+    board["wifi"] = wifi.status()
+    if board["wifi"]["ap"]:
+        notices.append("The board found no network, so it opened an access point of its own.")
     crash = sys.modules.get("crash")  # loaded at the first one
     text = crash.text if crash else flash.load("crash.json", "")
     if text:  # that of an earlier boot: nobody knows how long ago

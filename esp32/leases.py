@@ -26,6 +26,7 @@ class Leases:
         self._drive = drive
         self.setters = [None] * 40  # by pin, of those set since boot: who set it last
         self.moments = array("I", bytes(160))  # and when: twice the uptime in s; odd: with a fence
+        self.safe = {}  # {pin: its safe level's name}, where a call names none and it is not "low"
         self._leases = {}  # {pin: (ends at, in ms of the clock; length in ms; safe level's name)}
 
     def admit(self, fence):
@@ -60,6 +61,8 @@ class Leases:
     def planned(self, pins, lease_s, safe):
         """What the leases will be after `pins` were written with `lease_s` (0: without a lease).
 
+        `safe` None: each pin's own safe level.
+
         Made before the pins are driven and put in force by `adopt` after it: adopting needs no
         memory, so no pin is ever on without the lease that it was to have.
         """
@@ -67,7 +70,11 @@ class Leases:
         for pin in pins:
             if lease_s:
                 length_ms = lease_s * 1000
-                leases[pin] = (self._clock.now_ms() + length_ms, length_ms, safe)
+                leases[pin] = (
+                    self._clock.now_ms() + length_ms,
+                    length_ms,
+                    safe or self.safe.get(pin, "low"),
+                )
             else:
                 leases.pop(pin, None)
         return leases

@@ -11,7 +11,7 @@ from array import array
 
 import fields
 from calls import check_writable
-from hardware import ADC, HardwareError, Pin, dht, drive, measuring
+from hardware import HardwareError, Pin, dht, drive, machine, measuring
 from http1 import JSON, Refusal, Stream
 from micropython import const
 
@@ -84,7 +84,8 @@ async def _sample(read_pin, power_pin, samples):
         try:
             if power_pin is not None:
                 drive(power_pin, 1)
-            adc = ADC(Pin(read_pin), atten=ADC.ATTN_11DB)
+            converter = machine.ADC
+            adc = converter(Pin(read_pin), atten=converter.ATTN_11DB)
             started_us = time.ticks_us()
             for index in range(samples):
                 total = 0

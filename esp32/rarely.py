@@ -28,6 +28,14 @@ def need(name):
     return __import__(name)
 
 
+def once(name):
+    """A module that is needed for a moment: it goes when the last one who runs in it is done."""
+    gc.collect()
+    found = __import__(name)
+    del sys.modules[name]
+    return found
+
+
 def forget(now_s):
     """Drop what has rested long enough; asked twice a second."""
     global _now_s

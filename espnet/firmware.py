@@ -88,7 +88,8 @@ def build(folder: Path, *, compiled: bool = True) -> Release:
         if path.name == _PAGE:
             files[_PAGE + ".gz"] = compress(_read(path))
         elif path.suffix == ".py" and compiled:
-            files[path.stem + ".mpy"] = compile_file(path, path.name)
+            # Tracebacks say `calls` for calls.py: that name is there anyway, and a board counts names.
+            files[path.stem + ".mpy"] = compile_file(path, path.stem)
         else:
             files[path.name] = _read(path)
     manifest = make_manifest(version[1], files)

@@ -22,8 +22,8 @@ from espnet.simulator.state import PINS
 _LINE_LIMIT = 65536
 _VERBS = ("get", "set", "fault", "clear", "reset", "power")
 _GET = (
-    *("board", "pins", "dht", "requests", "faults", "room", "network", "flash", "file", "console"),
-)
+    "board", "pins", "dht", "requests", "faults", "room", "network", "flash", "file", "console",
+)  # fmt: skip
 
 
 class ControlServer:

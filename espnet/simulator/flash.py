@@ -27,6 +27,8 @@ _MEMORY = Path("/dev/shm")
 _BOARD_BYTES = 1 << 20
 _HARDWARE = Path(__file__).with_name("hardware")
 _LAUNCH = "launch.py"
+#: What stand-ins are called in tracebacks, all the same: names are counted (see `put_hardware`).
+_STAND_IN = "hardware"
 #: A Unix socket's path has room for 107 bytes.
 _SOCKET_PATH_LIMIT = 107
 
@@ -63,7 +65,7 @@ def prepare(folder: Path, target: Path, *, compiled: bool | None = None) -> None
 def _stand_ins() -> dict[str, bytes]:
     """The stand-ins for hardware, compiled; once in a program's life."""
     return {
-        source.with_suffix(".mpy").name: firmware.compile_file(source, source.name)
+        source.with_suffix(".mpy").name: firmware.compile_file(source, _STAND_IN)
         for source in sorted(_HARDWARE.glob("*.py"))
         if source.name != _LAUNCH
     }

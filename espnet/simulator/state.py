@@ -198,6 +198,8 @@ class State:
         """
         page = self._page
         page[_NET + 1028] = page[_NET + 1047] = page[_NET + 1116] = 0
+        page[_NET + 1080 : _NET + 1090] = _text("mpy-esp32", 9)
+        page[_NET + 1113 : _NET + 1116] = _text("XX", 2)
         page[1], page[2], page[3] = 0, CAUSES[cause], 0
         page[8] = 0
         struct.pack_into("<II", page, 24, 0, 0)

@@ -45,7 +45,7 @@ def test_both_sides_agree_where_things_lie():
 def test_both_sides_agree_on_the_numbers_of_faults():
     """The names of faults in the stand-ins' constants have state.py's numbers."""
     names = {"ERROR": "http_500", "MISSING": "missing_keys"}
-    found = {}
+    found: set[tuple[str, int]] = set()
     for file, first, after in (
         ("_faults.py", "_HANG", "_CLOSED"),
         ("socket.py", "_HANG_BODY", "_IDLE"),

@@ -2,35 +2,25 @@
 
 import struct
 
-from _pads import mem, part
+from _pads import load, mem
 from micropython import const
 
 _ANY_FAULT = const(4)
 
 
-class DHTBase:
+class DHT22:
     def __init__(self, pin):
         self.pin = pin
         self._read = (0, 0)
 
     def measure(self):
         at = self.pin.at
-        if mem[_ANY_FAULT] and part("_slots").take(None, self.pin.n):
+        if mem[_ANY_FAULT] and load("_slots").find(None, at - 64 >> 4):
             raise OSError(110)
         if not mem[at + 12]:
             raise OSError(110)
-        self._read = struct.unpack_from("<hH", mem, at + 8)
+        self._read = struct.unpack_from(b"<hH", mem, at + 8)
 
-
-class DHT11(DHTBase):
-    def temperature(self):
-        return self._read[0] // 10
-
-    def humidity(self):
-        return self._read[1] // 10
-
-
-class DHT22(DHTBase):
     def temperature(self):
         return self._read[0] / 10
 

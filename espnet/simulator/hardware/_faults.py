@@ -3,7 +3,7 @@
 import socket
 
 import usocket
-from _pads import get16, mem
+from _pads import get32, mem
 from micropython import const
 
 _REFUSE = const(5)
@@ -27,43 +27,43 @@ _CLOSED = const(3)
 def move(listener):
     """Refused or no longer: the listener moves to a back door, 127.0.0.3, or home again."""
     listener.s.close()
-    listener.moved = bool(mem[_REFUSE])
+    listener.off = bool(mem[_REFUSE])
     listener.s = s = usocket.socket()
     s.setsockopt(1, 2, 1)
-    host = "127.0.0.3" if listener.moved else "127.0.0.1"
-    s.bind(usocket.getaddrinfo(host, get16(_PORT))[0][-1])
+    host = "127.0.0.3" if listener.off else "127.0.0.1"
+    s.bind(usocket.getaddrinfo(host, (get32(_PORT) & 0xFFFF))[0][-1])
     s.listen(listener.backlog)
     s.setblocking(False)
-    mem[_PHASE] = 3 if listener.moved else 2
+    mem[_PHASE] = 3 if listener.off else 2
 
 
 def always_readable():
     """A socket that poll() always reports: wakes the firmware where a real connection ended."""
-    if socket._readable is None:
-        socket._readable = usocket.socket(2, 2)
-        here = usocket.getaddrinfo("127.0.0.3", get16(_PORT), 2, 2)[0][-1]
-        socket._readable.bind(here)
-        socket._readable.sendto(b"!", here)
-    return socket._readable.fileno()
+    if socket.readable is None:
+        socket.readable = usocket.socket(2, 2)
+        here = usocket.getaddrinfo("127.0.0.3", (get32(_PORT) & 0xFFFF), 2, 2)[0][-1]
+        socket.readable.bind(here)
+        socket.readable.sendto(b"!", here)
+    return socket.readable.fileno()
 
 
 def spoil(wire, answer):
-    kind, slot = wire.fault
+    kind, slot = wire.reason
     cut = answer.find(b"\r\n\r\n") + 4
     head, body = answer[:cut], answer[cut:]
-    wire.late = b""
+    wire.rest = b""
     if kind == _HANG:
         return
     if kind in (_HANG_BODY, _CUT):
         wire.s.write(head + body[: len(body) // 2])
         if kind == _CUT:
-            wire._gone()
+            wire._drop(False)
         return
     if kind == _SLOW:
         import asyncio
 
-        wire.late = answer
-        asyncio.create_task(_drip(wire, max(1, get16(slot + 2))))
+        wire.rest = answer
+        asyncio.create_task(_drip(wire, max(1, (get32(slot + 2) & 0xFFFF))))
         return
     n = len(body)
     if kind == _ERROR:
@@ -81,10 +81,10 @@ def spoil(wire, answer):
         body = body.replace(mine, other)
     elif kind == _MISSING:
         body = _without(body, bytes(mem[slot + 57 : slot + 57 + mem[slot + 56]]))
-    wire.late = None
+    wire.rest = None
     head = head.replace(b": %d\r\n" % n, b": %d\r\n" % len(body))
     wire.s.write(head + body)
-    wire.late = b""
+    wire.rest = b""
 
 
 def _without(body, keys):
@@ -99,29 +99,34 @@ def _without(body, keys):
     return json.dumps(answer).encode()
 
 
-async def _drip(wire, rate):
+async def _drip(wire, n):
     import asyncio
 
-    n = max(1, rate // 20)
+    size = max(1, n // 20)
     try:
-        while wire.late:
-            sent = wire.s.write(wire.late[:n]) or 0
-            wire.late = wire.late[sent:]
-            await asyncio.sleep_ms(n * 1000 // rate)
+        while wire.rest:
+            sent = wire.s.write(wire.rest[:size]) or 0
+            wire.rest = wire.rest[sent:]
+            await asyncio.sleep_ms(size * 1000 // n)
     except OSError:
-        wire.late = b""
+        wire.rest = b""
     if wire.state == _CLOSED:
         wire.s.close()
 
 
-def let_go(held):
-    """Closes held connections whose client has gone, and the oldest where there are many."""
-    for s in held[:]:
+def let_go(kept):
+    """Closes kept connections whose client has gone, and the oldest where there are many."""
+    for s in kept[:]:
         try:
             s.setblocking(False)
             data = s.recv(64)
         except OSError as e:
             data = None if e.errno == 11 else b""
-        if data == b"" or len(held) > 8:
+        if data == b"" or len(kept) > 8:
             s.close()
-            held.remove(s)
+            kept.remove(s)
+
+
+def do(what, *args):
+    """One name for all: what the stand-ins name is counted, and a chip has none of it."""
+    return (move, let_go, always_readable, spoil)[what](*args)

@@ -1,20 +1,21 @@
-"""MicroPython. What is seldom used of `network`: the access point, scanning, rare numbers."""
+"""MicroPython. What is seldom used of `network`: scanning, and numbers by name."""
 
 import network
 from _pads import mem
 from micropython import const
 
 _WIFI = const(6)
-_WIFI_ACTIVE = const(8)
 _ID = const(12)
 _RSSI = const(18)
 _NET_POINTS = const(73728)
 _NET_POINTS_END = const(74752)
 _NET_JOINED = const(74775)
-_NET_AP = const(74844)
-_NET_AP_MODE = const(74845)
-_NET_AP_SSID = const(74846)
 
+STAT_IDLE = 1000
+STAT_CONNECTING = 1001
+STAT_GOT_IP = 1010
+STAT_NO_AP_FOUND = 201
+STAT_WRONG_PASSWORD = 202
 STAT_BEACON_TIMEOUT = 200
 STAT_ASSOC_FAIL = 203
 STAT_HANDSHAKE_TIMEOUT = 204
@@ -27,54 +28,13 @@ MODE_11G = 2
 MODE_11N = 4
 
 
-class AccessPoint:
-    def __init__(self):
-        self.on = False
-        self.key = ""
-
-    def active(self, on=None):
-        if on is not None:
-            self.on = bool(on)
-            mem[_NET_AP] = self.on
-            mem[_WIFI_ACTIVE] = self.on or network.WLAN(0).on
-        return self.on
-
-    def config(self, name=None, *, ssid=None, key=None, security=None, **settings):
-        ssid = settings.get("essid", ssid)
-        key = settings.get("password", key)
-        security = settings.get("authmode", security)
-        if ssid is not None:
-            network._text(_NET_AP_SSID, ssid)
-        if key is not None:
-            self.key = key
-        if security is not None:
-            mem[_NET_AP_MODE] = security
-        if mem[_NET_AP_MODE] and len(self.key) < 8 and (key or security):
-            raise OSError("Wifi Invalid Password")
-        if name in ("ssid", "essid"):
-            return network._text(_NET_AP_SSID)
-        if name in ("security", "authmode"):
-            return mem[_NET_AP_MODE]
-        if name is not None:
-            return config(self, name)
-
-    def isconnected(self):
-        return False  # nobody is with us
-
-    def status(self, what=None):
-        return [] if what == "stations" else None
-
-    def ifconfig(self, settings=None):
-        return ("192.168.4.1", "255.255.255.0", "192.168.4.1", "0.0.0.0")
-
-
 def config(interface, name):
     if name == "mac":
         return bytes(mem[_ID : _ID + 6])
     if name in ("ssid", "essid"):
-        return network._text(_NET_JOINED)
+        return network.text(_NET_JOINED)
     if name == "reconnects":
-        return -1 if interface.patient else 0
+        return -1 if interface.arg else 0
     raise ValueError("unknown config param")
 
 

@@ -5,50 +5,50 @@ faults and the request log lie there at fixed places (`espnet/simulator/state.py
 and says what lies where; a test compares the two). Reading a wire is reading a byte.
 
 On a chip what the stand-ins stand for lies in ROM. So what is seldom needed is in modules of its own,
-which `part` brings and nobody keeps.
+which `load` brings and nobody keeps.
 """
 
 import struct
 import sys
 
 import uctypes
+import vfs
 from micropython import const
 
 _NEXT_CAUSE = const(3)
 
 mem = None
+path = None  # the file system where the stand-ins lie
 
 
-def attach(address, size):
+def start(address, size):
     global mem
     mem = uctypes.bytearray_at(address, size)
 
 
-def get16(at):
-    return mem[at] | mem[at + 1] << 8
-
-
 def get32(at):
-    return struct.unpack_from("<I", mem, at)[0]
+    return struct.unpack_from(b"<I", mem, at)[0]
 
 
 def put32(at, value):
-    struct.pack_into("<I", mem, at, value & 0xFFFFFFFF)
+    struct.pack_into(b"<I", mem, at, value & 0xFFFFFFFF)
 
 
-def part(name):
+def load(name):
     """A module of the stand-ins; it lasts only as long as somebody uses what is in it."""
-    path = sys.path[:]
+    before = sys.path[:]
     sys.path[:] = ("/.hardware",)
+    vfs.mount(path, "/.hardware")  # for a moment: the firmware must not see it in its `/`
     try:
         found = __import__(name)
     finally:
-        sys.path[:] = path
+        vfs.umount("/.hardware")
+        sys.path[:] = before
     del sys.modules[name]
     return found
 
 
-def die(cause):
+def end(cause):
     """Ends this process as a reset does: at once, and no program can catch it."""
     import os
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from _pads import part
+from _pads import load
 
 
 def find(pin, name):
@@ -17,7 +17,7 @@ def find(pin, name):
 
         return lambda: pin.value(1 - _pads.mem[pin.at + 2])
     if name == "irq":
-        irq = sys.modules.get("_irq") or part("_irq")
+        irq = sys.modules.get("_irq") or load("_irq")
         sys.modules["_irq"] = irq  # it knows the handlers
         return lambda *args, **named: irq.irq(pin, *args, **named)
     raise AttributeError("'Pin' object has no attribute '%s'" % name)

@@ -1,12 +1,12 @@
 """MicroPython. How `time` sleeps: so long that the board's time has passed."""
 
-from time import real_us
+from time import real
 
 import utime
 
 
 def sleep_us(us):
-    utime.sleep_us(max(real_us(us), 0))
+    utime.sleep_us(max(real(us), 0))
 
 
 def sleep_ms(ms):

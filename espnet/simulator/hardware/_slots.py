@@ -9,7 +9,7 @@ _SLOT_SIZE = const(128)
 _SENSOR = const(12)
 
 
-def take(path, pin):
+def find(path, pin):
     """The next fault for a request of ``path``, or (path None) for reading sensor ``pin``.
 
     Returns (kind, place of its settings) and counts it, or None.

@@ -6,7 +6,7 @@ Asked on ports 53 and 123, the answer is there at once: what `_wire` makes of th
 import io
 
 import usocket
-from _pads import get16, mem, part
+from _pads import get32, load, mem
 from micropython import const
 
 _PORT = const(10)
@@ -14,9 +14,9 @@ _NET_JOINED = const(74775)
 _NET_BEACON = const(74884)
 
 
-class Datagrams(io.IOBase):
+class Source(io.IOBase):
     def __init__(self):
-        self.peer = None
+        self.address = None
         self.came = []
 
     def setblocking(self, on):
@@ -27,17 +27,17 @@ class Datagrams(io.IOBase):
     def setsockopt(self, *option):
         pass
 
-    def ioctl(self, request, argument):
-        return argument & (5 if self.came else 4) if request == 3 else 0
+    def ioctl(self, request, arg):
+        return arg & (5 if self.came else 4) if request == 3 else 0
 
     def bind(self, address):
         pass
 
     def connect(self, address):
-        self.peer = address if isinstance(address, bytes) else bytes(address)
+        self.address = address if isinstance(address, bytes) else bytes(address)
 
     def send(self, data):
-        return self.sendto(data, self.peer)
+        return self.sendto(data, self.address)
 
     write = send
 
@@ -49,15 +49,15 @@ class Datagrams(io.IOBase):
         if not mem[_NET_JOINED]:
             raise OSError(118)  # EHOSTUNREACH of the chip's IP stack
         if port in (53, 123):
-            answer = part("_wire").answer(port, bytes(data))
+            answer = load("_wire").answer(port, bytes(data))
             if answer:
                 self.came.append((answer, address))
-        elif address[4:8] == b"\xff\xff\xff\xff" and get16(_NET_BEACON):
+        elif address[4:8] == b"\xff\xff\xff\xff" and (get32(_NET_BEACON) & 0xFFFF):
             s = usocket.socket(2, 2)
             s.setsockopt(1, 6, 1)
-            to = usocket.getaddrinfo("127.255.255.255", get16(_NET_BEACON), 2, 2)[0][-1]
-            mine = b'"port": %d' % get16(_PORT)
-            s.sendto(bytes(data).replace(b'"port":80', mine).replace(b'"port": 80', mine), to)
+            to = usocket.getaddrinfo("127.255.255.255", get32(_NET_BEACON) & 0xFFFF, 2, 2)[0][-1]
+            mine = b'"port":%d' % (get32(_PORT) & 0xFFFF)
+            s.sendto(bytes(data).replace(b'"port":80', mine), to)
             s.close()
         return len(data)
 

@@ -48,7 +48,7 @@ def _name(asked, how):
         return number + b"\x81\x83" + asked[4:6] + bytes(6) + asked[12:]
     alias = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\4\1a\xc0\x0c"
     alias_at = len(asked) + 12
-    found = struct.pack(">HHHIH", 0xC000 | alias_at, 1, 1, 60, 4) + b"\x7f\0\0\1"
+    found = struct.pack(b">HHHIH", 0xC000 | alias_at, 1, 1, 60, 4) + b"\x7f\0\0\1"
     return number + b"\x81\x80\0\1\0\2\0\0\0\0" + asked[12:] + alias + found
 
 
@@ -59,7 +59,7 @@ def _time(asked, how):
         seconds = 4765132800  # 2121
     elif how == _PAST:
         seconds = 946684800  # 2000
-    stamp = struct.pack(">II", (seconds + 2208988800) & 0xFFFFFFFF, int(now % 1 * 2**32))
+    stamp = struct.pack(b">II", (seconds + 2208988800) & 0xFFFFFFFF, int(now % 1 * 2**32))
     origin = os.urandom(8) if how == _WRONG_ORIGIN else asked[40:48]
     first = 0x23 if how == _WRONG_MODE else 0xE4 if how == _UNSYNCHRONISED else 0x24
     stratum = 0 if how == _KISS else 2

@@ -9,7 +9,7 @@ import vfs
 
 def connect():
     address, size, chip, flash = sys.argv[1:5]
-    _pads.attach(int(address), int(size))
+    _pads.start(int(address), int(size))
     # While they can still be found; the firmware gets these. First what the others take time from.
     for name in ("time", "select", "machine", "esp32", "dht", "network", "socket"):
         __import__(name)
@@ -19,10 +19,9 @@ def connect():
         del esp32.mcu_temperature
     else:
         del esp32.raw_temperature
-    here = sys.path[0]
+    _pads.path = vfs.VfsPosix(sys.path[0])
     vfs.umount("/")
     vfs.mount(vfs.VfsPosix(flash), "/")
-    vfs.mount(vfs.VfsPosix(here), "/.hardware")
     os.chdir("/")  # or relative names would belong to no file system
     sys.path[:] = ["", ".frozen", "/lib"]
     sys.argv[:] = [""]

@@ -12,24 +12,19 @@ from micropython import const
 _BOARD_CENTI_C = const(20)
 
 HEAP_DATA = 4
-HEAP_EXEC = 1
-
-
-def _celsius():
-    return struct.unpack_from("<h", mem, _BOARD_CENTI_C)[0] / 100
 
 
 def raw_temperature():
-    return round(_celsius() * 9 / 5 + 32)
+    return round(struct.unpack_from(b"<h", mem, _BOARD_CENTI_C)[0] * 9 / 500 + 32)
 
 
 def mcu_temperature():
-    return round(_celsius())
+    return round(struct.unpack_from(b"<h", mem, _BOARD_CENTI_C)[0] / 100)
 
 
-def idf_heap_info(capabilities):
+def idf_heap_info(n):
     # (total, free, largest free block, least free ever): a board with Wi-Fi up and one socket
-    if capabilities == HEAP_EXEC:
+    if n != HEAP_DATA:
         return [(113840, 40932, 31744, 40688), (15072, 15036, 14848, 15036)]
     return [
         (7288, 0, 0, 0),

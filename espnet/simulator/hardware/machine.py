@@ -1,4 +1,4 @@
-"""MicroPython. Stand-in for ESP32's `machine`: pins, resets, watchdog; the rest is in `_machine`.
+"""MicroPython. Stand-in for ESP32's `machine`: pins, resets, watchdog; the rest is in files of its own.
 
 A pad's state lives in the shared page, not in objects, so that two `Pin(4)` are one pin, as on
 the chip. Interrupts and timers are asyncio tasks here: they run when the program awaits.
@@ -27,11 +27,13 @@ SOFT_RESET = 5
 
 
 def __getattr__(name):
-    return _pads.part("_machine").find(name)
+    if name in ("ADC", "RTC", "Timer"):
+        return getattr(_pads.load("_" + name.lower()), name)
+    return _pads.load("_machine").find(name)
 
 
 def reset():
-    _pads.die(HARD_RESET)
+    _pads.end(HARD_RESET)
 
 
 def reset_cause():
@@ -42,7 +44,7 @@ def unique_id():
     return bytes(mem[_ID : _ID + 6])
 
 
-def _level(at):
+def _look(at):
     mode = mem[at]
     if mode & 2 and not (mode == 7 and mem[at + 2]):
         return mem[at + 2]
@@ -51,11 +53,11 @@ def _level(at):
     return mem[at + 1] >> 1 & 1
 
 
-def _note(at, level):
+def _set(at, level):
     """Writes a change of level into the history that the simulator's room is computed from."""
     count = get32(_HISTORY_COUNT)
     place = _HISTORY + (count & 255) * 16
-    struct.pack_into("<QBB", mem, place, ticks_us(), at - _PINS >> 4, level)
+    struct.pack_into(b"<QBB", mem, place, ticks_us(), at - _PINS >> 4, level)
     put32(_HISTORY_COUNT, count + 1)
 
 
@@ -81,12 +83,12 @@ class Pin:
             self.init(mode, pull, value=value)
 
     def __getattr__(self, name):
-        return _pads.part("_pin").find(self, name)
+        return _pads.load("_pin").find(self, name)
 
     def init(self, mode=None, pull=-1, *, value=None, drive=None, hold=None):
         at = self.at
         n = at - _PINS >> 4
-        before = _level(at)
+        before = _look(at)
         if mode is not None and mode & 2:
             if n >= 34:
                 raise ValueError("pin can only be input")
@@ -98,25 +100,25 @@ class Pin:
             mem[at] = mode
         if pull != -1 and n < 34:
             mem[at + 1] = pull or 0
-        after = _level(at)
+        after = _look(at)
         if after != before:
-            _note(at, after)
+            _set(at, after)
 
     def value(self, value=None):
         at = self.at
         if value is None:
-            return _level(at)
+            return _look(at)
         value = 1 if value else 0
         if mem[at + 2] != value and at < _PINS + 34 * 16:
-            before = _level(at)
+            before = _look(at)
             mem[at + 2] = value
-            if _level(at) != before:
-                _note(at, 1 - before)
+            if _look(at) != before:
+                _set(at, 1 - before)
 
     __call__ = value
 
 
-class _Registers:
+class mem32:
     """The chip's registers of its pads, with a bit for each: GPIO_ENABLE and GPIO_ENABLE1 say which
     ones it drives, GPIO_IN and GPIO_IN1 at which levels they are. No others are here to be read.
     """
@@ -131,7 +133,7 @@ class _Registers:
         at = _PINS + first * 16
         for _ in range(8 if first else 28):
             if levels:
-                if _level(at):
+                if _look(at):
                     bits |= bit
             elif mem[at] & 2:
                 bits |= bit
@@ -140,7 +142,7 @@ class _Registers:
         return bits
 
 
-mem32 = _Registers()
+mem32 = mem32()
 
 
 class WDT:

@@ -1,10 +1,10 @@
-"""MicroPython. Stand-in for the module `network`: the station; the rest is in `_network`.
+"""MicroPython. Stand-in for the module `network`: the station; `_ap` has the access point.
 
 The simulator scripts which access points there are, with which passwords. A chip's driver tries for
 ever, and says so (STAT_CONNECTING), unless `config(reconnects=0)` has it give up and say why.
 """
 
-from _pads import mem, part
+from _pads import load, mem
 from micropython import const
 
 _WIFI = const(6)  # 0: no network, 1: any network, 2: those of the list
@@ -19,115 +19,116 @@ _NET_JOINED = const(74775)
 _NET_HOSTNAME = const(74808)
 _NET_COUNTRY = const(74841)
 
+_IDLE = const(1000)
+_CONNECTING = const(1001)
+_GOT_IP = const(1010)
+_NO_AP_FOUND = const(201)
+_WRONG_PASSWORD = const(202)
+
 STA_IF = 0
 AP_IF = 1
-STAT_IDLE = 1000
-STAT_CONNECTING = 1001
-STAT_GOT_IP = 1010
-STAT_NO_AP_FOUND = 201
-STAT_WRONG_PASSWORD = 202
 
 
 def __getattr__(name):
-    return getattr(part("_network"), name)
+    return getattr(load("_network"), name)
 
 
-def _text(at, text=None):
+def text(at, s=None):
     """Reads or writes a short text of the page: its length, then its bytes."""
-    if text is None:
+    if s is None:
         return bytes(mem[at + 1 : at + 1 + mem[at]]).decode()
-    text = text.encode()[:32]
-    mem[at] = len(text)
-    mem[at + 1 : at + 1 + len(text)] = text
+    s = s.encode()[:32]
+    mem[at] = len(s)
+    mem[at + 1 : at + 1 + len(s)] = s
 
 
 def hostname(name=None):
-    return _text(_NET_HOSTNAME, name)
+    return text(_NET_HOSTNAME, name)
 
 
 def country(code=None):
-    return _text(_NET_COUNTRY, code)
+    return text(_NET_COUNTRY, code)
 
 
 class WLAN:
     IF_STA = 0
     IF_AP = 1
 
-    def __new__(cls, interface=0):
-        global _ap
-        if interface:
-            _ap = _ap or part("_network").AccessPoint()
-            return _ap
-        return _station or super().__new__(cls)
+    def __new__(self, n=0):
+        global ap
+        if n:
+            ap = ap or load("_ap").AP()
+            return ap
+        return state or super().__new__(self)
 
-    def __init__(self, interface=0):
-        global _station
-        if _station is None:
-            _station = self
-            self.on = self.patient = True
+    def __init__(self, n=0):
+        global state
+        if state is None:
+            state = self
+            self.on = self.arg = True
             self.on = False
-            self.wanted = None  # the network that is to be joined, and its password
-            self.reason = STAT_IDLE  # or what the driver would say now
+            self.key = None  # the network that is to be joined, and its password
+            self.reason = _IDLE  # or what the driver would say now
 
     def __getattr__(self, name):
-        return part("_network").find(self, name)
+        return load("_network").find(self, name)
 
     def active(self, on=None):
         if on is not None:
             self.on = bool(on)
-            mem[_WIFI_ACTIVE] = self.on or bool(_ap and _ap.on)
+            mem[_WIFI_ACTIVE] = self.on or bool(ap and ap.on)
         return self.on
 
     def connect(self, ssid=None, key=None, *, bssid=None):
         if not self.on:
             raise OSError("Wifi Internal Error")
-        self.wanted = (ssid, key)
-        self.reason = STAT_CONNECTING
+        self.key = (ssid, key)
+        self.reason = _CONNECTING
         mem[_NET_JOINED] = 0
 
     def disconnect(self):
-        self.wanted = None
-        self.reason = STAT_IDLE
+        self.key = None
+        self.reason = _IDLE
         mem[_NET_JOINED] = 0
 
-    def _verdict(self):
+    def _try(self):
         """What the network that is wanted says now."""
         if mem[_WIFI] < 2:
-            return STAT_GOT_IP if mem[_WIFI] else STAT_NO_AP_FOUND
-        ssid, key = [(text or "").encode() for text in self.wanted]
-        found = STAT_NO_AP_FOUND
+            return _GOT_IP if mem[_WIFI] else _NO_AP_FOUND
+        ssid, key = [(s or "").encode() for s in self.key]
+        found = _NO_AP_FOUND
         for at in range(_NET_POINTS, _NET_POINTS_END, 128):
             if mem[at] and bytes(mem[at + 1 : at + 1 + mem[at]]) == ssid:
                 at += 33
                 if bytes(mem[at + 1 : at + 1 + mem[at]]) == key:
-                    return STAT_GOT_IP
-                found = STAT_WRONG_PASSWORD
+                    return _GOT_IP
+                found = _WRONG_PASSWORD
         return found
 
     def status(self, what=None):
         if what == "rssi":
-            if self.status() != STAT_GOT_IP:
+            if self.status() != _GOT_IP:
                 raise OSError("Wifi Not Connected")
             return mem[_RSSI] - 256
         if what is not None:
             raise ValueError("unknown status param")
         reason = self.reason
-        if reason in (STAT_CONNECTING, STAT_GOT_IP):
-            verdict = self._verdict() if self.on else STAT_NO_AP_FOUND
+        if reason in (_CONNECTING, _GOT_IP):
+            verdict = self._try() if self.on else _NO_AP_FOUND
             if verdict != reason:
-                if verdict == STAT_GOT_IP:
-                    _text(_NET_JOINED, self.wanted[0] or "")
+                if verdict == _GOT_IP:
+                    text(_NET_JOINED, self.key[0] or "")
                 else:
                     mem[_NET_JOINED] = 0
-                    if reason == STAT_GOT_IP:
+                    if reason == _GOT_IP:
                         verdict = 200  # the access point's beacon no longer comes
-                    if self.patient:
-                        verdict = STAT_CONNECTING
+                    if self.arg:
+                        verdict = _CONNECTING
                 self.reason = verdict
         return self.reason
 
     def isconnected(self):
-        return self.status() == STAT_GOT_IP
+        return self.status() == _GOT_IP
 
     def ifconfig(self, settings=None):
         if settings is not None:
@@ -145,11 +146,9 @@ class WLAN:
             return (ip, "255.0.0.0", "127.0.0.1", "127.0.0.1")
 
     def config(self, name=None, **settings):
-        self.patient = settings.get("reconnects", -1 if self.patient else 0) != 0
+        self.arg = settings.get("reconnects", -1 if self.arg else 0) != 0
         if name is not None:
-            return part("_network").config(self, name)
+            return load("_network").config(self, name)
 
 
-_station = _ap = None
-_text(_NET_HOSTNAME, "mpy-esp32")
-_text(_NET_COUNTRY, "XX")
+state = ap = None

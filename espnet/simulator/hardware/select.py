@@ -1,6 +1,6 @@
 """MicroPython. Stand-in for the module `select`: time-outs are in the board's time."""
 
-from time import real_us
+from time import real
 
 import uselect
 import utime
@@ -17,26 +17,20 @@ POLLHUP = uselect.POLLHUP
 
 class poll:
     def __init__(self):
-        self.p = p = uselect.poll()
-        self.register = p.register
-        self.unregister = p.unregister
+        self.s = s = uselect.poll()
+        self.register = s.register
+        self.unregister = s.unregister
 
     def __getattr__(self, name):
-        return getattr(self.p, name)
+        return getattr(self.s, name)
 
-    def ipoll(self, ms=-1, flags=0):
-        if ms > 0 and mem[_SPEED]:
-            ms = _real(ms)
-        return self.p.ipoll(ms, flags)
+    def ipoll(self, n=-1, flags=0):
+        if n > 0 and mem[_SPEED]:
+            n = real(n * 1000)
+            if n < 1000:  # less than it can wait for
+                utime.sleep_us(n)
+            n //= 1000
+        return self.s.ipoll(n, flags)
 
-    def poll(self, ms=-1):
-        if ms > 0 and mem[_SPEED]:
-            ms = _real(ms)
-        return self.p.poll(ms)
-
-
-def _real(ms):
-    us = real_us(ms * 1000)
-    if us < 1000:
-        utime.sleep_us(us)
-    return us // 1000
+    def poll(self, n=-1):
+        return list(self.ipoll(n))

@@ -12,7 +12,7 @@ import io
 import struct
 
 import usocket
-from _pads import die, get16, get32, mem, part, put32
+from _pads import end, get32, load, mem, put32
 from micropython import const
 from utime import ticks_us
 
@@ -35,8 +35,8 @@ _ASKED = const(1)
 _ANSWERED = const(2)
 _CLOSED = const(3)
 
-_held = []
-_readable = None
+kept = []
+readable = None
 
 
 def __getattr__(name):
@@ -45,17 +45,17 @@ def __getattr__(name):
 
 def getaddrinfo(host, port, *rest):
     if port == 80 and host in ("0.0.0.0", "::", "", None):
-        host, port = "127.0.0.1", get16(_PORT)
+        host, port = "127.0.0.1", (get32(_PORT) & 0xFFFF)
     return usocket.getaddrinfo(host, port, *rest)
 
 
 def socket(*kind):
     if len(kind) > 1 and kind[1] == 2:
-        return part("_udp").Datagrams()
-    return _Stream(*kind)
+        return load("_udp").Source()
+    return Stream(*kind)
 
 
-class _Wrapped(io.IOBase):
+class _Source(io.IOBase):
     def __getattr__(self, name):
         return getattr(self.s, name)
 
@@ -63,12 +63,12 @@ class _Wrapped(io.IOBase):
         return self
 
 
-class _Stream(_Wrapped):
+class Stream(_Source):
     def __init__(self, *kind):
         self.s = usocket.socket(*kind)
-        self.public = self.moved = False
+        self.on = self.off = False
 
-    def ioctl(self, request, argument):
+    def ioctl(self, request, arg):
         return self.s.fileno() if request == 10 else 0
 
     def connect(self, address):
@@ -87,19 +87,19 @@ class _Stream(_Wrapped):
         self.backlog = backlog
         self.s.listen(backlog)
         if bytes(self.address[2:4]) == bytes((mem[_PORT + 1], mem[_PORT])):
-            self.public = True
+            self.on = True
             mem[_PHASE] = 2
             if mem[_REFUSE]:
-                part("_faults").move(self)
+                load("_faults").do(0, self)
 
     def accept(self):
         s, peer = self.s.accept()
-        if not self.public:
+        if not self.on:
             return s, peer
-        turned = mem[_REFUSE] != self.moved
+        turned = mem[_REFUSE] != self.off
         if turned:
-            part("_faults").move(self)
-        if turned or self.moved:
+            load("_faults").do(0, self)
+        if turned or self.off:
             s.close()
             raise OSError(11)
         if peer[7] == 2:  # 127.0.0.2
@@ -114,21 +114,21 @@ def _count(at):
         mem[at + 1] = n
 
 
-class _Connection(_Wrapped):
+class _Connection(_Source):
     def __init__(self, s):
         self.s = s
         self.state = _IDLE
         self.line = b""
-        self.fault = None
-        self.late = None  # what a spoiled answer still has to say; b"" = nothing more, ever
-        self.gone = self.eof = False
+        self.reason = None
+        self.rest = None  # late: what a spoiled answer still has to say; b"" = nothing more, ever
+        self.done = self.end = False  # here or there nobody is any more
         _count(_OPEN)
-        if _held:
-            part("_faults").let_go(_held)
+        if kept:
+            load("_faults").do(1, kept)
 
-    def ioctl(self, request, argument):
+    def ioctl(self, request, arg):
         if request == 10:
-            return part("_faults").always_readable() if self.gone else self.s.fileno()
+            return load("_faults").do(2) if self.done else self.s.fileno()
         if request == 4:
             self.close()
         return 0
@@ -136,35 +136,35 @@ class _Connection(_Wrapped):
     # Requests coming in
 
     def recv(self, n=-1):
-        return b"" if self.gone else self._came(self.s.recv(n))
+        return b"" if self.done else self._read(self.s.recv(n))
 
     def read(self, n=-1):
-        return b"" if self.gone else self._came(self.s.read(n))
+        return b"" if self.done else self._read(self.s.read(n))
 
     def readline(self, *n):
-        return b"" if self.gone else self._came(self.s.readline(*n))
+        return b"" if self.done else self._read(self.s.readline(*n))
 
-    def _came(self, data):
+    def _read(self, data):
         if not data:
             if data is not None:
-                self.eof = True
+                self.end = True
             return data
         if self.state != _ASKED:
             if mem[_REFUSE]:
-                self._rst()
+                self._drop(True)
             self.state = _ASKED
             self.line = b""
             self.at = 0
-            self.fault = self.late = None
-            self.began = ticks_us()
+            self.reason = self.rest = None
+            self.start = ticks_us()
             _count(_BUSY)
         if not self.at:
             self.line += data[:128]
             if len(self.line) >= 128 or b"\n" in self.line:
-                self._asked()
+                self._parse()
         return data
 
-    def _asked(self):
+    def _parse(self):
         """The request line is here: log it, and see which fault it meets."""
         words = self.line.split(b" ", 2)
         self.line = b""
@@ -172,30 +172,28 @@ class _Connection(_Wrapped):
         count = get32(_LOG_COUNT)
         at = self.at = _LOG + count % _LOG_SIZE * 64
         struct.pack_into(
-            "<QIBBHBB", mem, at, self.began, 0, mem[_BUSY] - 1, mem[_OPEN], 0, 0, len(text)
+            b"<QIBBHBB", mem, at, self.start, 0, mem[_BUSY] - 1, mem[_OPEN], 0, 0, len(text)
         )
         mem[at + 18 : at + 18 + len(text)] = text
         put32(_LOG_COUNT, count + 1)
         if mem[_ANY_FAULT]:
             path = words[1] if len(words) > 1 else b""
-            self.fault = part("_slots").take(path.split(b"?")[0], None)
-            if self.fault:
-                mem[at + 16] = self.fault[0]
-                if self.fault[0] == _RESET:
-                    die(2)
-                if self.fault[0] == _RST:
-                    self._rst()
+            self.reason = load("_slots").find(path.split(b"?")[0], None)
+            if self.reason:
+                mem[at + 16] = self.reason[0]
+                if self.reason[0] == _RESET:
+                    end(2)
+                if self.reason[0] == _RST:
+                    self._drop(True)
 
-    def _rst(self):
-        self._gone(b"\x01\0\0\0\0\0\0\0")
-        raise OSError(104)
-
-    def _gone(self, linger=None):
+    def _drop(self, reset):
         """Ends the real connection while the firmware still holds this one."""
-        if linger:
-            self.s.setsockopt(1, 13, linger)
+        if reset:
+            self.s.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")
         self.s.close()
-        self.gone = True
+        self.done = True
+        if reset:
+            raise OSError(104)
 
     # Answers going out
 
@@ -205,14 +203,14 @@ class _Connection(_Wrapped):
             mem[_BUSY] -= 1
             if self.at:
                 status = bytes(data[9:12])
-                struct.pack_into("<I", mem, self.at + 8, ticks_us() - self.began)
-                struct.pack_into("<H", mem, self.at + 14, int(status) if status.isdigit() else 0)
-            if self.fault:
-                part("_faults").spoil(self, bytes(data))
+                struct.pack_into(b"<I", mem, self.at + 8, ticks_us() - self.start)
+                struct.pack_into(b"<H", mem, self.at + 14, int(status) if status.isdigit() else 0)
+            if self.reason:
+                load("_faults").do(3, self, bytes(data))
                 return len(data)
-        elif self.late is not None or self.gone:
-            if self.late:
-                self.late += data
+        elif self.rest is not None or self.done:
+            if self.rest:
+                self.rest += data
             return len(data)
         return self.s.write(data)
 
@@ -226,12 +224,12 @@ class _Connection(_Wrapped):
             mem[_BUSY] -= 1
         self.state = _CLOSED
         mem[_OPEN] -= 1
-        if self.gone:
+        if self.done:
             return
-        if self.late is None or self.eof:
-            self.late = b""
+        if self.rest is None or self.end:
+            self.rest = b""
             self.s.close()
-        elif self.fault[0] <= _HANG_BODY:
-            _held.append(self.s)  # hanging: the firmware closes, the client must not notice
-        elif not self.late:
+        elif self.reason[0] <= _HANG_BODY:
+            kept.append(self.s)  # hanging: the firmware closes, the client must not notice
+        elif not self.rest:
             self.s.close()

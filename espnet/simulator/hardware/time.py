@@ -8,7 +8,7 @@ time from here. At speed 1 that costs one look at a byte.
 import struct
 
 import utime
-from _pads import mem, part
+from _pads import load, mem
 from micropython import const
 
 _SPEED = const(7)  # which of the two slots holds, 0: neither
@@ -16,28 +16,26 @@ _SPEEDS = const(1712)
 
 ticks_add = utime.ticks_add
 ticks_diff = utime.ticks_diff
-_ms = utime.ticks_ms
-_us = utime.ticks_us
 
 
 def __getattr__(name):
-    return getattr(part("_sleep") if name[:5] == "sleep" else utime, name)
+    return getattr(load("_sleep") if name[:5] == "sleep" else utime, name)
 
 
 def ticks_us():
-    us = _us()
+    us = utime.ticks_us()
     slot = mem[_SPEED]
     if slot:
-        milli, offset = struct.unpack_from("<Qq", mem, _SPEEDS + 16 * slot)
+        milli, offset = struct.unpack_from(b"<Qq", mem, _SPEEDS + 16 * slot)
         return us * milli // 1000 + offset
     return us
 
 
 def ticks_ms():
-    return ticks_us() // 1000 if mem[_SPEED] else _ms()
+    return ticks_us() // 1000 if mem[_SPEED] else utime.ticks_ms()
 
 
-def real_us(us):
-    """How long so much of the board's time takes."""
+def real(n):
+    """How many µs pass here while so many pass for the board."""
     slot = mem[_SPEED]
-    return us * 1000 // struct.unpack_from("<Q", mem, _SPEEDS + 16 * slot)[0] if slot else us
+    return n * 1000 // struct.unpack_from(b"<Q", mem, _SPEEDS + 16 * slot)[0] if slot else n
