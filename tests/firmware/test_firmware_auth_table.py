@@ -23,6 +23,7 @@ BODIES = {
     "/claim": b"sealed=" + b"0" * 64 + b"&check=" + b"0" * 64 + b"&fence=9",
     "/update": b"do=undo&fence=9",
     "/restart": b"fence=10",
+    "/settings": b'{"hostname": "porch"}',
 }
 SHORT_LIFE = ("_LIFE_MS = const(600000)", "_LIFE_MS = const(1000)")
 PRINT_ROUTES = (
