@@ -49,6 +49,10 @@ def test_a_board_just_started(make_board) -> None:
     board = make_board()
     assert details(board) == {
         "id": board.id,
+        "build": ask(board, "GET", "/").json["build"],
+        "boots": 1,
+        "safe_mode": False,
+        "undone": None,
         "name": "",
         "rssi": None,
         "pins": {str(number): {"mode": "in"} for number in READABLE},
