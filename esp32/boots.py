@@ -4,8 +4,6 @@ One board has one of all this, so it lies in the module.
 """
 
 import asyncio
-import binascii
-import hashlib
 
 import flash
 import hardware
@@ -34,21 +32,7 @@ def begin(choice):
     safe = choice.get("safe", False)
     count = choice.get("boots", 0)
     minutes = choice.get("minutes", 0) or 10
-    build = build_in(slot)
-
-
-def build_in(slot, name="manifest"):
-    """The build that the manifest in a slot describes, "" without one."""
-    try:
-        with open(f"{slot}/{name}", "rb") as file:
-            digest = hashlib.sha256()
-            while True:
-                piece = file.read(256)
-                if not piece:
-                    return binascii.hexlify(digest.digest()).decode()[:12]
-                digest.update(piece)
-    except OSError:
-        return ""
+    build = choice.get("build", "")
 
 
 def other():
@@ -59,14 +43,6 @@ def other():
 def record():
     """The switch's record, {} when there is none."""
     return flash.load(FILE, {})
-
-
-def forget_previous():
-    """The release before is about to be overwritten: the switch must not fall back to it."""
-    known = record()
-    if known.get("previous"):
-        known["previous"] = None
-        flash.save(FILE, known)
 
 
 def age(uptime_s):

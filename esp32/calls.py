@@ -15,14 +15,13 @@ import fields
 import flash
 import hardware
 import rarely
-from http1 import Refusal, Stream
+from http1 import Refusal
 from leases import LEVELS as SAFE_LEVELS
 from micropython import const
 from version import VERSION
 from web import CONTROL, PUBLIC, READ
 
 _HOST_FILE = "host.json"
-_PAGE_PIECE = const(512)
 _LEASE_MAX_S = const(86400)
 _FENCE = ("fence", 1, 10**15)  # name and range of the field
 _JSON = ("false", "true")
@@ -57,7 +56,7 @@ class Calls:
             (b"PUT", b"/update", CONTROL, self.update_file),
             (b"POST", b"/update", CONTROL, self.update),
             (b"POST", b"/restart", CONTROL, self.restart),
-            (b"GET", b"/settings", READ, self.settings),
+            (b"GET", b"/settings", CONTROL, self.settings),
             (b"POST", b"/settings", CONTROL, self.new_settings),
         )
 
@@ -74,31 +73,20 @@ class Calls:
                 if self.leases.admit(fields.whole({"fence": fence}, *_FENCE)):
                     self.leases.renew()
         temperature_f = hardware.temperature_f()
+        idf_free, idf_largest = hardware.idf_heap()
         return (
-            f'{{"id":"{self.id}","f":{"null" if temperature_f is None else temperature_f},'
+            f'{{"id":"{self.id}","f":{_or_null(temperature_f)},'
             f'"gpio":{hardware.levels_json()},"espnet_host":"{self.host}",'
             f'"uptime_s":{self.clock.uptime_s()},"mem_free":{self.memory.free()},'
+            f'"idf_free":{_or_null(idf_free)},"idf_largest":{_or_null(idf_largest)},'
             f'"leases":{self.leases.json()},"leases_expired":{self.leases.expired},'
             f'"fence":{self.leases.fence},{auth.json},"trial":{_JSON[boots.trial]},'
             f'"safe_mode":{_JSON[boots.safe]},{self._constant}}}'
         )
 
     async def page(self, request):
-        """GET /ui: the page for people: compressed, by `make put`, or as somebody put it by hand.
-
-        Which headers go with the compressed one stands in its own head, as gzip's comment.
-        """
-        name = f"{boots.slot}/ui.html.gz"
-        pieces = _file_pieces(name)
-        try:
-            request.header = next(pieces)[10:].partition(b"\0")[0].decode()
-            pieces.close()
-        except OSError:
-            name = f"{boots.slot}/ui.html"
-        known = request.headers[5]  # the ETag, in quotes, of the page that the browser has
-        status = 304 if known[:1] == '"' and known in request.header else 200
-        pieces = _file_pieces("" if status == 304 else name)
-        return Stream("text/html; charset=utf-8", os.stat(name)[6], pieces, status)
+        """GET /ui: the page for people."""
+        return rarely.need("page").answer(request)
 
     async def details(self, request):
         """GET /details: what the page tells people beside the status; no collector asks for it."""
@@ -220,17 +208,9 @@ class Calls:
             raise Refusal(403, f"pin {pin} is leased; end its lease by a write first", name)
 
 
-def _file_pieces(name):
-    """The bytes of a file; no name: none."""
-    if not name:
-        yield b""
-        return
-    with open(name, "rb") as file:
-        while True:
-            piece = file.read(_PAGE_PIECE)
-            if not piece:
-                return
-            yield piece
+def _or_null(value):
+    """As JSON has it."""
+    return "null" if value is None else value
 
 
 def _read(request):

@@ -44,9 +44,20 @@ def load():
         if level:
             settings.safe[pin] = level
         try:
-            hardware.rest(pin, level, setting.get("pull"))
+            _rest(pin, level, setting.get("pull"))
         except (OSError, ValueError) as error:
             settings.notices.append(f"Pin {pin} did not go to its safe level: {error}.")
+
+
+def _rest(pin, level, pull):
+    """Bring a pin to where it is to be while nobody controls it: driven "low" or "high"; else it is an
+    input with that `pull`, "up", "down" or "none", if one is named.
+    """
+    if level in ("low", "high"):
+        hardware.drive(pin, int(level == "high"))
+    elif pull in ("up", "down", "none") and pin < 34:  # the others have no resistors
+        pins = hardware.Pin
+        pins(pin, pins.IN, {"up": pins.PULL_UP, "down": pins.PULL_DOWN}.get(pull))
 
 
 def _read(candidate):

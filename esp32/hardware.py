@@ -6,14 +6,14 @@ What a pin may be used for follows from the chip, the plain ESP32, not from sett
     writable   the same without 1, 3 and 34-39
 
 Reading a pin never reconfigures it. Writing several pins changes all of them or none. Converters and
-sensors are in measure.py, which gets at them through this file.
+sensors are in measure.py, the clock in ntp.py, what pins do at boot in choosing.py; they get at the chip
+through this file.
 """
 
 # ruff: noqa: B904 - MicroPython cannot chain exceptions, and prints that at every attempt
 
 import asyncio
 import binascii
-import time
 
 import dht  # noqa: F401 - for measure.py
 import machine
@@ -63,14 +63,6 @@ def restart():
 def watchdog(timeout_ms):
     """The watchdog: the chip restarts when nobody has called its `feed()` for so long."""
     return machine.WDT(timeout=timeout_ms)
-
-
-def set_clock(unix_s):
-    """Set the chip's clock, UTC. MicroPython counts from 2000 on some chips, from 1970 on others."""
-    year, month, day, hour, minute, second, weekday, _ = time.gmtime(
-        unix_s - 946684800 if time.gmtime(0)[0] == 2000 else unix_s
-    )[:8]
-    machine.RTC().datetime((year, month, day, weekday, hour, minute, second, 0))
 
 
 def temperature_f():
@@ -147,16 +139,6 @@ def driven():
 def drive(pin, level):
     """Make `pin` an output at `level`; the level is set before the mode, so there is no glitch."""
     Pin(pin, Pin.OUT, value=level)
-
-
-def rest(pin, level, pull):
-    """Bring a pin to where it is to be while nobody controls it: driven "low" or "high"; else it is an
-    input with that `pull`, "up", "down" or "none", if one is named.
-    """
-    if level in ("low", "high"):
-        drive(pin, int(level == "high"))
-    elif pull in ("up", "down", "none") and pin < 34:  # the others have no resistors
-        Pin(pin, Pin.IN, {"up": Pin.PULL_UP, "down": Pin.PULL_DOWN}.get(pull))
 
 
 def set_pins(pins, value):

@@ -10,10 +10,11 @@ import asyncio
 import os
 import socket
 import struct
+import time
 
 import fields
-import hardware
 import settings
+from hardware import machine
 from micropython import const
 
 _TRIES = const(2)
@@ -46,7 +47,7 @@ async def _set(server, dns):
             server, 123, b"\x23" + bytes(39) + nonce, lambda data: _time(data, nonce)
         )
         if answer:
-            hardware.set_clock(answer)
+            _set_chip(answer)
             print("ntp: the clock is set by", server)
             return True
     print("ntp: no time to be had")
@@ -76,6 +77,14 @@ async def _ask(host, port, question, read):
     finally:
         sock.close()
     return None
+
+
+def _set_chip(unix_s):
+    """Set the chip's clock. MicroPython counts from 2000 on some chips, from 1970 on others."""
+    year, month, day, hour, minute, second, weekday, _ = time.gmtime(
+        unix_s - 946684800 if time.gmtime(0)[0] == 2000 else unix_s
+    )[:8]
+    machine.RTC().datetime((year, month, day, weekday, hour, minute, second, 0))
 
 
 async def _look_up(name, dns):

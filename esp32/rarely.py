@@ -1,8 +1,9 @@
-"""Modules that are loaded when they are asked for, and dropped when they have rested for two minutes.
+"""Modules that are loaded when they are asked for, and dropped when others take their place.
 
 This board has little memory. Most of the time it is polled, and nobody updates it, claims it, writes
-its pins or opens its page. The largest of them, that for updates, is never there together with
-another one. What must not be forgotten with such a module is kept elsewhere.
+its pins or opens its page. Two of these modules are there at once, those used last; the largest one, that
+for updates, is alone. Nobody keeps them for longer than two minutes. What must not be forgotten with
+such a module is kept elsewhere.
 """
 
 import gc
@@ -13,18 +14,22 @@ from micropython import const
 _LARGEST = "update"
 _REST_S = const(120)  # twice as long as any call may take
 
-_used = {}  # {name: uptime in s when it was used last}
+_used = []  # [(uptime in s when it was used last, name), …], the last used last
 _now_s = 0
 
 
 def need(name):
     """The module `name`, loaded if need be."""
-    if name not in sys.modules:
-        for other in list(_used):
-            if _LARGEST in (name, other):
-                _drop(other)
+    for entry in _used:
+        if entry[1] == name:
+            _used.remove(entry)
+            break
+    else:
+        most = 0 if name == _LARGEST else 1  # others that may stay
+        while len(_used) > most or (_used and _used[0][1] == _LARGEST):
+            _drop()
         gc.collect()  # or what is loaded would lie amid the free heap, and cut it in two
-    _used[name] = _now_s
+    _used.append((_now_s, name))
     return __import__(name)
 
 
@@ -40,11 +45,10 @@ def forget(now_s):
     """Drop what has rested long enough; asked twice a second."""
     global _now_s
     _now_s = now_s
-    for name in list(_used) if _used else ():
-        if now_s - _used[name] > _REST_S:
-            _drop(name)
+    while _used and now_s - _used[0][0] > _REST_S:
+        _drop()
 
 
-def _drop(name):
-    del _used[name]
-    sys.modules.pop(name, None)
+def _drop():
+    """Drop the one that has rested longest."""
+    sys.modules.pop(_used.pop(0)[1], None)

@@ -12,6 +12,8 @@ Nothing that comes over the air changes this file, boot.py or main.py, so whatev
 still here after the next reset. It is source, because bytecode would depend on MicroPython's version.
 """
 
+import binascii
+import hashlib
 import json
 import os
 import sys
@@ -66,11 +68,21 @@ def is_whole(slot):
     return True
 
 
+def build_in(slot):
+    """The build of the release in a slot: 12 digits of its manifest's SHA-256; "" where there is none."""
+    try:
+        with open(f"{slot}/manifest", "rb") as file:
+            return binascii.hexlify(hashlib.sha256(file.read()).digest()).decode()[:12]
+    except OSError:
+        return ""
+
+
 def choose():
     """Choose and count this boot.
 
-    Returns {"slot", "trial": whether it is on trial, "safe": whether in safe mode, "boots": how many
-    there were, "minutes": how long a trial may last, "watchdog": running, with a minute's patience}.
+    Returns {"slot", "build": of what lies there, "trial": whether it is on trial, "safe": whether in safe
+    mode, "boots": how many there were, "minutes": how long a trial may last, "watchdog": running, with a
+    minute's patience}.
     """
     record = load()
     by_watchdog = machine.reset_cause() == machine.WDT_RESET
@@ -82,6 +94,7 @@ def choose():
         slot = record["slot"]
     return {
         "slot": slot,
+        "build": build_in(slot),
         "trial": slot == record["trial"],
         "safe": safe,
         "boots": record["boots"],

@@ -43,7 +43,7 @@ def state(board_id, uptime_s):
         "undone": boots.record().get("undone"),
         "free": free + sum([_blocks(size, block) * block for _, size in _files(boots.other())]),
         "block": block,
-        "staged": boots.build_in(boots.other(), _STAGED) or None,
+        "staged": _build_staged(boots.other()) or None,
         "boots": boots.count,
         "safe_mode": boots.safe,
     }
@@ -124,6 +124,20 @@ def _head(slot, name):
         return ""
 
 
+def _build_staged(slot):
+    """The build whose manifest is staged, "" without one."""
+    try:
+        with open(f"{slot}/{_STAGED}", "rb") as file:
+            digest = hashlib.sha256()
+            while True:
+                size = file.readinto(_buffer)
+                if not size:
+                    return binascii.hexlify(digest.digest()).decode()[:12]
+                digest.update(_buffer[:size])
+    except OSError:
+        return ""
+
+
 def _entries(path):
     """(SHA-256 in hex, size, name) of each file in a manifest, one line in memory at a time."""
     with open(path, "rb") as file:
@@ -179,7 +193,7 @@ async def _stage(board_id, pieces):
             raise Refusal(413, f"a manifest may have {_MANIFEST_MAX} bytes at most")
         _check(new)
         await _check_room(new)
-        boots.forget_previous()
+        _forget_previous()
     except Exception:
         os.remove(new)
         raise
@@ -197,7 +211,15 @@ async def _stage(board_id, pieces):
             await _copy(f"{boots.slot}/{entry[2]}", f"{slot}/{entry[2]}")
         else:
             missing.append(index)
-    return {"id": board_id, "build": boots.build_in(slot, _STAGED), "missing": missing}
+    return {"id": board_id, "build": _build_staged(slot), "missing": missing}
+
+
+def _forget_previous():
+    """The release before is about to be overwritten: the switch must not fall back to it."""
+    known = boots.record()
+    if known.get("previous"):
+        known["previous"] = None
+        flash.save(boots.FILE, known)
 
 
 def _check(path):
@@ -313,7 +335,7 @@ async def _switch(build, minutes):
     if boots.restarting or (boots.trial and boots.build == build):
         return  # the answer was lost
     slot = boots.other()
-    if boots.trial or boots.build_in(slot, _STAGED) != build:
+    if boots.trial or _build_staged(slot) != build:
         raise Refusal(409, "this release is not staged", "build")
     for entry in _entries(f"{slot}/{_STAGED}"):
         if not await _is_right(slot, entry):

@@ -33,13 +33,13 @@ def _crash(what):
     raise RuntimeError("quoted \\"" + what + "\\"")
 
 
-def _file_pieces"""
+def _read(request)"""
 ROUTE = '            (b"GET", b"/ui", PUBLIC, self.page),\n'
 BUGGY = {
     "calls.py": [
         (ROUTE, ROUTE + '            (b"GET", b"/bug", READ, self.bug),\n'),
         ("\n    async def gpio(self, request):", BUG),
-        ("\ndef _file_pieces", CRASH),
+        ("\ndef _read(request)", CRASH),
     ]
 }
 SHORT_REST = ("_REST_S = const(600)", "_REST_S = const(1)")

@@ -97,16 +97,18 @@ def test_every_pin_is_what_the_contract_says(board: Board) -> None:
 
 
 def test_no_route_changes_anything_without_control() -> None:
-    """Every POST and PUT is declared `control`, and nothing else is."""
+    """Every POST and PUT is declared `control`, and so are the settings, which somebody is going to edit."""
     tree = ast.parse((FIRMWARE / "calls.py").read_text())
     routes = [
-        (node.elts[0].value, node.elts[2].id)
+        (node.elts[0].value, node.elts[1].value, node.elts[2].id)
         for node in ast.walk(tree)
         if isinstance(node, ast.Tuple)
         and len(node.elts) == 4
         and isinstance(node.elts[0], ast.Constant)
+        and isinstance(node.elts[1], ast.Constant)
         and isinstance(node.elts[2], ast.Name)
     ]
     assert len(routes) >= 6
-    for method, access in routes:
-        assert (access == "CONTROL") == (method in (b"POST", b"PUT"))
+    for method, path, access in routes:
+        is_control = method in (b"POST", b"PUT") or path == b"/settings"
+        assert (access == "CONTROL") == is_control, path

@@ -5,15 +5,11 @@ import gzip
 import hashlib
 import os
 import re
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import pytest
 
 from espnet import firmware
-from espnet.simulator import Fleet
 from espnet.simulator.fleet import Board
 
 from .firmware_client import FIRMWARE, ask, connect, raw, statuses
@@ -111,21 +107,3 @@ def test_compressing_is_exact(page: bytes) -> None:
     assert len(comment) < 512 - 10  # the board looks for its end in the first piece
     assert comment.endswith(b"\r\n")
     assert firmware.compress(page + b" ")[:200] != packed[:200]
-
-
-def test_put_and_simulator_bring_the_same(tmp_path: Path) -> None:
-    """`make put` copies what simulated boards have: the program compiled, the page compressed."""
-    root = FIRMWARE.parent
-    run = subprocess.run(
-        ["make", "-n", "put", "PORT=x", f"BOARD={tmp_path}/made"],
-        cwd=root, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    command = next(line for line in run.stdout.splitlines() if "prepare" in line)
-    program = command.split("-c '")[1].rstrip("'")
-    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
-    made = {path.name for path in (tmp_path / "made").rglob("*") if path.is_file()}
-    switch = {"boot.py", "main.py", "switch.py"}
-    modules = {path.stem for path in FIRMWARE.glob("*.py")} - {Path(name).stem for name in switch}
-    assert made == switch | {"manifest", "ui.html.gz"} | {name + ".mpy" for name in modules}
-    with Fleet(1, compiled=True) as fleet:
-        assert made <= {path.name for path in fleet[0].flash.rglob("*")}
