@@ -42,6 +42,7 @@ _HANDLE_MS = const(60000)
 _SEND_MS = const(10000)  # for each piece of an answer
 _IDLE_MS = const(65000)  # the collector comes at least once a minute
 _LINGER_MS = const(1000)
+_LOST_MS = const(5000)  # so long after its end a connection is dropped, whatever holds it
 
 # What a connection is doing decides what it means that its allowance is used up.
 _IDLE = const(0)
@@ -243,10 +244,13 @@ class Server:
 
     def age(self, elapsed_ms):
         """Take `elapsed_ms` off each allowance, and end the connections that have none left."""
-        for connection in self._connections:
+        for index, connection in enumerate(self._connections):
             if connection:
                 connection.left_ms -= elapsed_ms
-                if connection.left_ms < 0:
+                if connection.left_ms < -_LOST_MS:  # its task got lost: the loop had no memory
+                    connection.sock.close()
+                    self._connections[index] = None
+                elif connection.left_ms < 0:
                     connection.task.cancel()
 
     def _admit(self, sock):
@@ -291,9 +295,17 @@ class Server:
         return self._connections.index(idlest)
 
     def _shed(self):
-        """End strangers' requests that are still to come: their memory is for those that have come."""
+        """End strangers' requests that do not come at once: their memory is for those that have come.
+
+        One that has had no time yet has perhaps not begun, and what is cancelled then never ends.
+        """
         for connection in self._connections:
-            if connection and connection.doing == _READING and not connection.known:
+            if (
+                connection
+                and connection.doing == _READING
+                and connection.left_ms < _HEAD_MS
+                and not connection.known
+            ):
                 connection.task.cancel()
 
     async def _converse(self, connection):
