@@ -15,7 +15,7 @@ from micropython import const
 
 _FLOOR = const(6144)  # two ordinary requests at once need so much
 _ENOUGH = const(8192)  # more, or it would flutter
-_PIECE = const(1536)  # no request needs a larger one
+_PIECE = const(768)  # what an ordinary answer needs in one piece
 
 
 class Memory:
@@ -43,7 +43,7 @@ class Memory:
 
 
 def _has_no_piece():
-    """Whether the free heap is all in pieces too small for a request."""
+    """Whether the free heap is all in pieces too small for an answer."""
     try:
         bytearray(_PIECE)
     except MemoryError:
