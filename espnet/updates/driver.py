@@ -16,7 +16,7 @@ import structlog
 
 from espnet.clock import Clock
 from espnet.collector import poll_now
-from espnet.errors import EspNetError, StoreUnavailable
+from espnet.errors import DeviceLockLost, StoreUnavailable
 from espnet.model import Device, Reading
 from espnet.rollout import UNDER_WAY, Progress, Rollout, decide
 from espnet.store import Store
@@ -164,7 +164,7 @@ class Driver:
                 timeout_s=self._timeout_s,
             )
             if view.reading is None:
-                raise EspNetError(f"{device.name} was registered anew in the middle of a poll.")
+                raise DeviceLockLost(device.name)  # it was registered anew meanwhile
             return view.reading
 
         talk = Talk(

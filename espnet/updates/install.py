@@ -10,13 +10,14 @@ Events: ``update.begun`` ``update.done`` ``update.failed`` ``update.away``.
 
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import structlog
 
 from espnet.board import updates
-from espnet.board.calls import Call, parse_any
+from espnet.board.calls import GET_DETAILS, MAX_QUOTE, Call, parse_any
 from espnet.board.updates import Slots
 from espnet.clock import Clock
 from espnet.errors import (
@@ -24,6 +25,7 @@ from espnet.errors import (
     CredentialClosed,
     DeviceBusy,
     DeviceLockLost,
+    FirmwareError,
     UnknownDevice,
 )
 from espnet.firmware import PIECE_MAX, Release, read_manifest
@@ -99,11 +101,13 @@ class Install:
         """Until the board is done, failed, skipped or away; raises `Ended` and `StoreUnavailable`."""
         name = self._progress.name
         try:
-            if self._progress.switched_at is None and not self._bring():
+            if self._progress.switched_at is None and not self._bring_patiently():
                 return
             self._try()
-        except Gone:
+        except (Gone, UnknownDevice):
             self._end("failed", "is no longer registered", wave=0)
+        except CredentialClosed as error:
+            self._end("failed", f"has a password here that {error.problem}")
         except _Away as end:
             log.info("update.away", name=name, reason=str(end))
             self._end("offline", str(end), wave=0)
@@ -126,6 +130,17 @@ class Install:
         self._write(self._progress)
 
     # --- until the switch -----------------------------------------------------------------------
+
+    def _bring_patiently(self) -> bool:
+        """`_bring`, with what is in its way sorted out."""
+        try:
+            return self._bring()
+        except BoardError as error:
+            raise (_Away if _is_away(error) else _Failed)(error.what) from error
+        except (DeviceBusy, DeviceLockLost) as error:
+            raise _Away(f"was not free: {error}") from error
+        except FirmwareError as error:
+            raise _Failed(f"is not updated: {error}") from error
 
     def _bring(self) -> bool:
         """Brings the release onto the board and tells it to switch; False where there is nothing to do."""
@@ -151,7 +166,7 @@ class Install:
                 self._switch()
             except BoardError as error:
                 if error.status not in (409, 422) or not left:
-                    raise self._sorted_out(error) from error
+                    raise
                 self._note(state="sending", switched_at=None)
                 self._wait(0.1)
             else:
@@ -166,9 +181,7 @@ class Install:
                 raise _Refused(
                     "has firmware from before updates over the air: put it on by cable once"
                 ) from error
-            if _is_away(error):
-                raise _Away(error.what) from error
-            raise _Refused(error.what) from error
+            raise (_Away if _is_away(error) else _Refused)(error.what) from error
         except CredentialClosed as error:
             raise _Refused(f"has a password here that {error.problem}") from error
 
@@ -266,8 +279,8 @@ class Install:
         self._note(state="trial", boots=slots.boots, switched_at=self._clock.now(), reason="")
         try:
             self._order_switch()
-        except BoardError as error:
-            if not _is_away(error):
+        except (BoardError, DeviceBusy, DeviceLockLost) as error:
+            if isinstance(error, BoardError) and not _is_away(error):
                 raise
             # It may have been done, and only the answer was lost: who waits for the board sees that.
 
@@ -300,7 +313,8 @@ class Install:
                     self._give_up(problem)
             else:
                 bad = 0
-                settled_from = settled_from or self._clock.monotonic()
+                if settled_from is None:
+                    settled_from = self._clock.monotonic()
                 if self._clock.monotonic() - settled_from >= self._rollout.settle_s:
                     break
             if problem != self._progress.reason:
@@ -323,8 +337,8 @@ class Install:
                 told_at = self._clock.monotonic()
                 try:
                     self._order_switch()
-                except BoardError as error:
-                    if not _is_away(error):
+                except (BoardError, DeviceBusy, DeviceLockLost) as error:
+                    if isinstance(error, BoardError) and not _is_away(error):
                         raise _Failed(error.what) from error
             if self._clock.now() > self._ends_at + LATEST_S:
                 raise _Failed("did not come back from the restart into the new version")
@@ -341,15 +355,21 @@ class Install:
         return problem_with(self._progress.before or Before(), reading, self._rollout.build)
 
     def _confirm(self) -> None:
+        """Again and again where the answer was lost, for as long as the board may still be on trial."""
         build = self._rollout.build
-        try:
-            self._patiently(lambda: self._talk.order(lambda fence: updates.confirm(build, fence)))
-        except BoardError as error:
-            slots = self._look()
-            if slots is not None and slots.build != build:
-                self._went_back(slots, "was not confirmed in time")
-            if slots is None or slots.trial_s is not None:
-                self._give_up(f"could not be confirmed: it {error.what}")
+        while True:
+            try:
+                self._talk.order(lambda fence: updates.confirm(build, fence))
+                break
+            except (BoardError, DeviceBusy, DeviceLockLost) as error:
+                slots = self._look()
+                if slots is not None and slots.build != build:
+                    self._went_back(slots, "was not confirmed in time")
+                if slots is not None and slots.trial_s is None:
+                    break
+                if self._clock.now() > self._ends_at + LATEST_S:
+                    raise _Failed(f"could not be confirmed: {error}") from error
+                self._wait(0.5)
         self._problem()  # so that its reading no longer says that it is on trial
         log.info("update.done", name=self._progress.name, version=self._rollout.version)
         self._end("done")
@@ -358,10 +378,8 @@ class Install:
         """Lets the board go back, or waits until it has by itself."""
         self._note(reason=reason)
         build = self._rollout.build
-        try:
+        with suppress(BoardError, DeviceBusy, DeviceLockLost):  # out of reach: it does so by itself
             self._talk.order(lambda fence: updates.undo(build, reason, fence))
-        except (BoardError, DeviceBusy, DeviceLockLost):
-            pass  # out of reach: it does so by itself
         while self._clock.now() <= self._ends_at + LATEST_S:
             slots = self._look()
             if slots is not None and slots.build != build:
@@ -373,7 +391,7 @@ class Install:
         """Says why the board runs its old version again."""
         why = ""
         if slots.undone is not None and slots.undone.build == self._rollout.build:
-            why = slots.undone.why
+            why = _plain(slots.undone.why)
         crash = self._last_crash()
         parts = [part for part in (reason, why) if part]
         if len(parts) == 2 and (why in reason or reason in why):
@@ -386,13 +404,13 @@ class Install:
     def _last_crash(self) -> str:
         """The last line of what the board noted of its latest crash."""
         try:
-            details = parse_any(self._progress.name, self._talk.ask(Call("GET", "/details")))
+            details = parse_any(self._progress.name, self._talk.ask(GET_DETAILS))
         except (BoardError, Gone, CredentialClosed):
             return ""
         crash = details.get("crash")
         text = crash.get("text") if isinstance(crash, dict) else None
         lines = text.strip().splitlines() if isinstance(text, str) else []
-        return "".join(c if c.isprintable() else " " for c in lines[-1][:200]) if lines else ""
+        return _plain(lines[-1]) if lines else ""
 
     # --- how it is asked --------------------------------------------------------------------------
 
@@ -410,18 +428,18 @@ class Install:
             try:
                 return what()
             except BoardError as error:
-                if not _is_away(error):
+                if not _is_away(error) or self._clock.monotonic() > until:
                     raise
+            except (DeviceBusy, DeviceLockLost):
                 if self._clock.monotonic() > until:
-                    raise _Away(error.what) from error
-            except (DeviceBusy, DeviceLockLost) as error:
-                if self._clock.monotonic() > until:
-                    raise _Away(f"was not free: {error}") from error
+                    raise
             self._require_wanted()
             self._wait(0.5)
 
-    def _sorted_out(self, error: BoardError) -> _End:
-        return _Away(error.what) if _is_away(error) else _Failed(error.what)
+
+def _plain(text: str) -> str:
+    """A board's own words, safe to store and to print."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_QUOTE])
 
 
 def _is_away(error: BoardError) -> bool:

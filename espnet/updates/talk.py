@@ -99,7 +99,7 @@ class Talk:
             raise
 
     def _is_overtaken(self, error: BoardError) -> bool:
-        """Whether the board has seen a higher fence: of somebody who came later, or of before Redis forgot."""
+        """Whether the board has seen a higher fence: a later one, or from before Redis forgot its counter."""
         if error.status != 409 or error.field != "fence":
             return False
         self._seen_fence = max(self._seen_fence, error.facts.get("fence", 0))
