@@ -41,6 +41,8 @@ LATEST_S = 180.0
 AWAY_S = 20.0
 #: A board that has not restarted so long after it was told to is told again, in seconds.
 SWITCH_AGAIN_S = 10.0
+#: What lies between two looks at a board that was confirmed, in seconds: longer than its restart waits.
+CONFIRMED_S = 1.0
 #: Bad polls in a row after which a trial is undone.
 MAX_BAD = 4
 #: Least and most seconds between two polls of a trial.
@@ -355,21 +357,27 @@ class Install:
         return problem_with(self._progress.before or Before(), reading, self._rollout.build)
 
     def _confirm(self) -> None:
-        """Again and again where the answer was lost, for as long as the board may still be on trial."""
-        build = self._rollout.build
+        """Again and again where the answer was lost, for as long as the board may still be on trial; and seen
+        twice, because a board that has just given up its trial says for half a second what one says that is
+        done with it."""
+        build, is_seen = self._rollout.build, False
         while True:
+            what = ""
             try:
-                self._talk.order(lambda fence: updates.confirm(build, fence))
-                break
+                if not is_seen:
+                    self._talk.order(lambda fence: updates.confirm(build, fence))
             except (BoardError, DeviceBusy, DeviceLockLost) as error:
-                slots = self._look()
-                if slots is not None and slots.build != build:
-                    self._went_back(slots, "was not confirmed in time")
-                if slots is not None and slots.trial_s is None:
+                what = str(error)
+            slots = self._look()
+            if slots is not None and slots.build != build:
+                self._went_back(slots, "was not confirmed in time")
+            if slots is not None and slots.trial_s is None:
+                if is_seen:
                     break
-                if self._clock.now() > self._ends_at + LATEST_S:
-                    raise _Failed(f"could not be confirmed: {error}") from error
-                self._wait(0.5)
+                is_seen = True
+            if self._clock.now() > self._ends_at + LATEST_S:
+                raise _Failed(f"could not be confirmed: {what or 'it does not answer'}")
+            self._wait(CONFIRMED_S)
         self._problem()  # so that its reading no longer says that it is on trial
         log.info("update.done", name=self._progress.name, version=self._rollout.version)
         self._end("done")
