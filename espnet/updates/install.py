@@ -430,13 +430,14 @@ class Install:
             return None
 
     def _patiently(self, what: Callable[[], T]) -> T:
-        """Does it again while the board is away, or its lock another's, for `AWAY_S`."""
+        """Does it again while the board is away or in trouble, or its lock another's, for `AWAY_S`."""
         until = self._clock.monotonic() + AWAY_S
         while True:
             try:
                 return what()
             except BoardError as error:
-                if not _is_away(error) or self._clock.monotonic() > until:
+                is_passing = _is_away(error) or error.status == 500
+                if not is_passing or self._clock.monotonic() > until:
                     raise
             except (DeviceBusy, DeviceLockLost):
                 if self._clock.monotonic() > until:

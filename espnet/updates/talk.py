@@ -19,8 +19,9 @@ from espnet.visit import most_fence
 #: The lock is held for so long at most before others may have it, in seconds, and for this share of the
 #: device's interval, whichever is less; one piece is sent in any case.
 HOLD_S, HOLD_SHARE = 1.0, 1 / 3
-#: A poll that is due is waited for; one that is overdue for longer has nobody who would make it.
-OVERDUE_S = 3.0
+#: A poll that is due is waited for; one that is overdue for longer, or while no collector has claimed anything
+#: for so long, has nobody who would make it.
+OVERDUE_S, SILENT_S = 3.0, 60.0
 #: A board's flash is slow: patience with one piece, and with looking through or making all of a release.
 PIECE_S, LONG_S = 5.0, 90.0
 #: How often an order is repeated because others' fences overtook it.
@@ -132,6 +133,8 @@ class Talk:
             due = self._store.due_of(self._id)
             now = self._clock.now()
             if due is None or due > now + hold_s or due < now - OVERDUE_S:
+                return
+            if not self._store.collectors(now, SILENT_S):
                 return
             self._wait(0.02)
 
