@@ -19,7 +19,7 @@ from espnet.visit import most_fence
 #: The lock is held for so long at most before others may have it, in seconds, and for this share of the
 #: device's interval, whichever is less; one piece is sent in any case.
 HOLD_S, HOLD_SHARE = 1.0, 1 / 3
-#: A poll that is due is waited for; one that is overdue for longer, or while no collector has claimed anything
+#: A poll that is due is waited for; one that is overdue for longer, or while no collector has claimed any
 #: for so long, has nobody who would make it.
 OVERDUE_S, SILENT_S = 3.0, 60.0
 #: A board's flash is slow: patience with one piece, and with looking through or making all of a release.

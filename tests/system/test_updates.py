@@ -167,7 +167,7 @@ def test_two_collectors_update_a_board_once(
 def test_a_heater_keeps_its_lease_while_a_version_is_sent(
     world: World, own_boards: Boards, tmp_path: Path
 ) -> None:
-    """The collector's polls come in between: until it restarts the board holds its pin, and after it again."""
+    """The collector's polls come in between: the board holds its pin until it restarts, and then again."""
     (board,) = own_boards(1)
     world.register(board, names="porch")
     add_timer(world, "porch", "heater", PIN)
