@@ -94,10 +94,6 @@ class RolloutBusy(EspNetError):
         )
 
 
-class SinkError(EspNetError):
-    """A sink cannot work as it is configured."""
-
-
 class TooManyMetrics(EspNetError):
     """A sink would be billed for more series than a person allowed."""
 
