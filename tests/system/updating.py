@@ -26,7 +26,7 @@ def version_of(folder: Path, version: str, *, all_files: bool = False) -> Path:
     """A copy of the firmware that calls itself so. Few of its bytes are other ones, unless ``all_files``."""
     target = folder / f"version-{version}"
     shutil.copytree(firmware.find(), target)
-    change(target, "version.py", 'VERSION = "', f'VERSION = "{version}"  # "')
+    (target / "version.py").write_text(f'VERSION = "{version}"\n')
     if all_files:
         for path in target.glob("*.py"):  # bytecode knows its lines
             if path.name not in firmware.SWITCH and path.name != "version.py":
