@@ -39,10 +39,14 @@ from espnet.updates.talk import LONG_S, Gone, Talk
 LATEST_S = 180.0
 #: A board that does not answer in the middle of it is waited for so long before it counts as offline.
 AWAY_S = 20.0
+#: And so long when it was not yet there at all.
+LOOK_S = 1.0
 #: A board that has not restarted so long after it was told to is told again, in seconds.
 SWITCH_AGAIN_S = 10.0
 #: What lies between two looks at a board that was confirmed, in seconds: longer than its restart waits.
 CONFIRMED_S = 1.0
+#: A board measures its free heap twice a second. What serves updates takes some of it, before and after.
+TIDY_S = 1.2
 #: Bad polls in a row after which a trial is undone.
 MAX_BAD = 4
 #: Least and most seconds between two polls of a trial.
@@ -177,7 +181,7 @@ class Install:
 
     def _first_look(self) -> Slots:
         try:
-            return self._patiently(self._talk.slots)
+            return self._patiently(self._talk.slots, LOOK_S)
         except BoardError as error:
             if error.status == 404:
                 raise _Refused(
@@ -189,6 +193,7 @@ class Install:
 
     def _before(self) -> Before:
         """What works now, by a poll that also proves who it is."""
+        self._wait(TIDY_S)
         try:
             return before_of(self._patiently(lambda: self._poll(self._talk.device)))
         except BoardError as error:
@@ -429,9 +434,9 @@ class Install:
         except (BoardError, CredentialClosed):
             return None
 
-    def _patiently(self, what: Callable[[], T]) -> T:
-        """Does it again while the board is away or in trouble, or its lock another's, for `AWAY_S`."""
-        until = self._clock.monotonic() + AWAY_S
+    def _patiently(self, what: Callable[[], T], for_s: float = AWAY_S) -> T:
+        """Does it again while the board is away or in trouble, or its lock another's, for so long."""
+        until = self._clock.monotonic() + for_s
         while True:
             try:
                 return what()
