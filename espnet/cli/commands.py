@@ -173,9 +173,12 @@ class Commands(SampleWords, SealWords, UpdateWords):
             hint = "No collector is running: `espcli run` polls the boards."
         return Records(
             [describe(view, now) for view in views],
-            ("name", "state", "f", "pins_high", "age_s", "access", "address", "id", "problem"),
+            (
+                *("name", "state", "f", "pins_high", "age_s", "access", "version"),
+                *("address", "id", "problem"),
+            ),
             hint,
-            spare=("id", "pins_high", "access", "address"),
+            spare=("id", "version", "pins_high", "access", "address"),
         )
 
     @verb

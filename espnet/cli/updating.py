@@ -45,9 +45,9 @@ class UpdateWords(Words):
     ) -> Any:
         """Puts firmware onto boards over the air; or says how that goes.
 
-        One board first, then a tenth, then the rest. A board is done when it has worked with the new version,
-        as well as before, for a while; if it does not, it goes back, and no other board is begun. Boards that
-        are away wait, and are updated by `espcli run` when they are back.
+        One board first, then a tenth, then the rest. A board is done when it has worked with the new
+        version, as well as before, for a while; if it does not, it goes back, and no other board is begun.
+        Boards that are away wait, and are updated by `espcli run` when they are back.
 
         espcli update NAME …      these devices
         espcli update status      every board of the latest update, and why it failed
