@@ -30,6 +30,7 @@ from espnet.config import Config
 from espnet.errors import StoreUnavailable
 from espnet.follower import Follower
 from espnet.historian import Historian
+from espnet.rollout import RETRY_POLLED_S
 from espnet.sinks.console import is_ready
 from espnet.store import HISTORY, Store
 from espnet.updates import Driver
@@ -333,6 +334,7 @@ class Daemon:
             holder=self._holder,
             interval_s=self._config.interval_s,
             timeout_s=self._config.timeout_s,
+            retry_s=RETRY_POLLED_S,
         )
         try:
             while not self._stop_uploads.is_set():

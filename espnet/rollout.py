@@ -24,8 +24,9 @@ State = Literal["queued", "sending", "trial", "done", "failed", "skipped", "offl
 #: What a driver has in hand; and what is still to come.
 UNDER_WAY: tuple[State, ...] = ("sending", "trial")
 WAITING: tuple[State, ...] = ("queued", "offline")
-#: A board that could not be reached is tried again when it was polled since, or after so many seconds.
-RETRY_S = 60.0
+#: A board that could not be reached is tried again when it was polled since, or after so many seconds; the
+#: second is for those whose polls go on meanwhile.
+RETRY_S, RETRY_POLLED_S = 60.0, 900.0
 #: A version that leaves less free heap than this eats too much, whatever was free before, in bytes.
 HEAP_FLOOR = 4096
 
@@ -102,6 +103,7 @@ def decide(
     now: float,
     most: int,
     back: Container[str] = (),
+    retry_s: float = RETRY_S,
 ) -> Step:
     """What is next, with at most ``most`` boards under way at once; ``back`` are boards that were offline and
     have been heard of since. What is under way is never stopped by this: it is brought to its end."""
@@ -122,7 +124,7 @@ def decide(
     ready += [
         board
         for board in boards
-        if board.state == "offline" and (board.id in back or now - board.since >= RETRY_S)
+        if board.state == "offline" and (board.id in back or now - board.since >= retry_s)
     ]
     return Step(tuple(board.id for board in ready[: max(int(min(room, most)), 0)]), wave)
 

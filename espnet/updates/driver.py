@@ -18,7 +18,7 @@ from espnet.clock import Clock
 from espnet.collector import poll_now
 from espnet.errors import DeviceLockLost, StoreUnavailable
 from espnet.model import Device, Reading
-from espnet.rollout import UNDER_WAY, Progress, Rollout, decide
+from espnet.rollout import RETRY_S, UNDER_WAY, Progress, Rollout, decide
 from espnet.store import Store
 from espnet.updates.install import Ended, Install
 from espnet.updates.talk import Talk
@@ -43,9 +43,11 @@ class Driver:
         interval_s: float,
         timeout_s: float,
         at_once: int = AT_ONCE,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._new_store, self._clock, self._holder = new_store, clock, holder
         self._interval_s, self._timeout_s, self._at_once = interval_s, timeout_s, at_once
+        self._retry_s = retry_s
         self._store = new_store()
         self._token = f"{holder}:{secrets.randbits(64)}"
         self._threads: dict[str, threading.Thread] = {}
@@ -81,7 +83,14 @@ class Driver:
 
     def _go_on(self, rollout: Rollout, boards: Sequence[Progress]) -> None:
         now = self._clock.now()
-        step = decide(rollout, boards, now=now, most=self._at_once, back=self._back(boards))
+        step = decide(
+            rollout,
+            boards,
+            now=now,
+            most=self._at_once,
+            back=self._back(boards),
+            retry_s=self._retry_s,
+        )
         if step.state is not None:
             new = msgspec.structs.replace(rollout, state=step.state, reason=step.reason)
             if self._store.move_rollout(self._token, rollout, new):

@@ -153,7 +153,7 @@ class Install:
         slots = self._first_look()
         if self._rollout.build == slots.build:
             if slots.trial_s is None:
-                self._end("done") if self._progress.before else self._end("skipped", wave=0)
+                self._see_it_there()
                 return False
             if self._progress.before is None:  # somebody else's trial, who is no longer there
                 self._note(before=self._before_by_store())
@@ -179,6 +179,18 @@ class Install:
                 break
         return True
 
+    def _see_it_there(self) -> None:
+        """The board says that it runs the build for good: so does a poll, which it proves."""
+        if self._progress.before is None:
+            before = self._before(0.0)
+            if before.build != self._rollout.build:
+                raise _Refused(f"says that it runs {self._rollout.build}, and runs {before.build}")
+            self._end("skipped", wave=0, before=before)
+        else:  # whoever confirmed it did not come to say so
+            if problem := self._problem():
+                raise _Failed(problem)
+            self._end("done")
+
     def _first_look(self) -> Slots:
         try:
             return self._patiently(self._talk.slots, LOOK_S)
@@ -191,9 +203,9 @@ class Install:
         except CredentialClosed as error:
             raise _Refused(f"has a password here that {error.problem}") from error
 
-    def _before(self) -> Before:
+    def _before(self, after_s: float = TIDY_S) -> Before:
         """What works now, by a poll that also proves who it is."""
-        self._wait(TIDY_S)
+        self._wait(after_s)
         try:
             return before_of(self._patiently(lambda: self._poll(self._talk.device)))
         except BoardError as error:

@@ -111,7 +111,8 @@ class Talk:
         """The board's lock for a moment: `hold_s`, and what the last call under it takes."""
         device = self.device
         self._let_polls_come(device)
-        ttl_s = self.hold_s(device) + PIECE_S + 5.0
+        # Who dies under it must not keep polls away for as long as the shortest lease, which is 15 s.
+        ttl_s = self.hold_s(device) + PIECE_S + 1.0
         with self._store.hold(
             device, self._holder, ttl_s=ttl_s, wait_s=3 * self._timeout_s + 10.0
         ) as grant:
