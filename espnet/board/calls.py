@@ -215,7 +215,7 @@ def _require_id(address: str, board_id: str, expected_id: str) -> None:
 
 def parse_details(address: str, body: bytes, expected_id: str) -> Details:
     """The answer to `GET_DETAILS`; a different board is a `BoardError`."""
-    details = _decoded(decode_details, address, body)
+    details = decoded(decode_details, address, body)
     _require_id(address, details.id, expected_id)
     return details
 
