@@ -108,9 +108,9 @@ def _telling() -> Iterator[Tell]:
     from rich.progress import Progress as Bars
 
     with Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # boards may be called [red]
         BarColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         console=Console(stderr=True),
     ) as bars:
         rows: dict[str, TaskID] = {}

@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import json
+import os
+import pty
 import signal
 import subprocess
 import threading
@@ -234,6 +236,9 @@ def test_a_bad_version_is_rolled_back_and_halts_the_fleet(
     old = on_board(boards[0])
     bad = version_of(tmp_path, "6.6.6")
     spoil(bad)
+    if spoil is updating.hangs_at_start:
+        for board in boards:
+            board.set(speed=30)  # or its watchdog would take two minutes
     err = world.espcli("update", "--all", "--to", str(bad), *QUICK, code=1)
     assert "went back" in err
     found = status(world)
@@ -245,6 +250,8 @@ def test_a_bad_version_is_rolled_back_and_halts_the_fleet(
     assert failed["reason"] in found["reason"]
     assert failed["reason"] in " ".join(world.espcli("update", "status").split())
     assert {on_board(board) for board in boards} == {old}
+    for board in boards:
+        board.set(speed=1)
     for name, board in zip(names, boards, strict=True):
         world.espcli("device", name, "update")
         assert world.device(name)["build"] == old
@@ -412,6 +419,42 @@ def test_progress_is_one_line_a_change_where_there_is_no_terminal(
     assert code == 0
     assert json.loads(out)["state"] == "done"
     assert err.splitlines() == ["porch: sending", "porch: trial", "porch: done"]
+
+
+def test_a_terminal_gets_bars(world: World, own_boards: Boards, tmp_path: Path) -> None:
+    """On stderr, whatever a board is called; stdout has the table and nothing else."""
+    (board,) = own_boards(1)
+    world.register(board, names="[/red]")
+    new = version_of(tmp_path, "7.0")
+    master, slave = pty.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(master, 65536):
+                seen.append(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        done = subprocess.run(
+            [str(ESPCLI), "update", "--all", "--to", str(new), *QUICK],
+            env=world.environ | {"TERM": "xterm", "COLUMNS": "100"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=slave,
+            timeout=UPDATE_S,
+        )
+    finally:
+        os.close(slave)
+        reader.join(10)
+        os.close(master)
+    text = b"".join(seen).decode()
+    assert done.returncode == 0, text
+    assert "1 of 1 done" in text
+    assert "[/red]" in text
+    assert done.stdout.decode().startswith("Update")
+    assert b"\x1b" not in done.stdout
 
 
 def test_redis_that_goes_away_in_the_middle_is_waited_for(
