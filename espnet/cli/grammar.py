@@ -73,7 +73,6 @@ _VALUES = {
     "settings": "FILE",
     "baud": "N",
     "into": "FOLDER",
-    "tag": "KEY=VALUE",
     "device": "NAME",
     "to": "WHAT",
     "minutes": "N",
