@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from espnet.errors import EspNetError, RolloutBusy
-from espnet.model import Device, decode_device, encode
+from espnet.model import encode
 from espnet.rollout import UNDER_WAY, Progress, Rollout, decode_progress, decode_rollout
 from espnet.store.connection import Connection, translated
 from espnet.store.records import LockState
@@ -149,12 +149,6 @@ class Rollouts(Connection):
         record = self._redis.hget(self._rollout, "record")
         rollout = decode_rollout(record) if record else None
         return rollout.state if rollout is not None and rollout.id == rollout_id else None
-
-    @translated
-    def device_of(self, device_id: str) -> Device | None:
-        """The device with this id, wherever it is now; None where it is not registered."""
-        raw = self._redis.hget(self._devices, device_id)
-        return decode_device(raw) if raw else None
 
     @translated
     def due_of(self, device_id: str) -> float | None:
