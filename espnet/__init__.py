@@ -28,6 +28,7 @@ layer  module                                      responsibility
 1      ``windows`` ``inputs``                      when timers are open; what a text names: pure
 1      ``blocks/``                                 readings as packed blocks, minima, means, maxima: pure
 1      ``series``                                  which metrics a device makes: pure
+1      ``rollout``                                 updates of several boards, board by board: pure
 2      ``jobs``                                    what a pin should be, and why: pure
 2      ``store/``                                  every Redis key, script and codec
 2      ``settings``                                what a board's settings.json may say: pure
@@ -40,6 +41,7 @@ layer  module                                      responsibility
 5      ``config`` ``simulator/``                   the environment; boards without hardware
 5      ``exposition``                              what Prometheus is shown
 6      ``outlets`` ``follower``                    the sinks that the settings choose; boards that moved
+6      ``updates/``                                the firmware onto the boards, over the air
 7      ``daemon``                                  the loops, signals and the ordered stop
 8      ``cli/``                                    fire classes, rendering, exit codes, the demo
 =====  ==========================================  ====================================================

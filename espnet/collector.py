@@ -21,8 +21,8 @@ import structlog
 from espnet import inputs, trip
 from espnet.clock import Clock
 from espnet.credential import Password
-from espnet.errors import BoardError, CredentialClosed, StoreUnavailable
-from espnet.model import Device, Input, Threshold
+from espnet.errors import BoardError, CredentialClosed, DeviceLockLost, StoreUnavailable
+from espnet.model import Device, Input, Threshold, View
 from espnet.store import BATCH, Claim, Grant, Poll, Store
 from espnet.visit import Target, act, gather
 from espnet.watch import Watch, look_up
@@ -360,3 +360,34 @@ class Collector:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._redis_thread, work)
+
+
+def poll_now(
+    store: Store, device: Device, clock: Clock, *, holder: str, interval_s: float, timeout_s: float
+) -> View:
+    """One whole trip to one device, whose lock is waited for: read, decide, write, commit.
+
+    For programs without an event loop. Returns what is known of the device then. Raises `BoardError` after
+    the failure was committed too, `DeviceBusy` when a collector has it, `CredentialClosed` before anything
+    is done without the password, `UnknownDevice`.
+    """
+    if device.credential and (problem := store.credential(device.id).problem):
+        raise CredentialClosed(device.id, problem)
+    collector = Collector(store, clock, holder=holder, interval_s=interval_s, timeout_s=timeout_s)
+    ttl_s = collector.lock_ttl_s
+    with store.hold(device, holder, ttl_s=ttl_s, wait_s=ttl_s) as grant:
+        # Read under the lock: while we waited, the device may have been given another address.
+        claim = store.claim_under(grant, device.name, clock.now())
+
+        async def trip() -> bool:
+            try:
+                return not (await collector.poll([claim])).void
+            finally:
+                await collector.close()
+
+        if not asyncio.run(trip()):
+            raise DeviceLockLost(device.name)
+    view = store.view(device.name)
+    if view.fault is not None:
+        raise BoardError(view.device.address, view.fault.kind, view.fault.what)
+    return view

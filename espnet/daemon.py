@@ -7,7 +7,7 @@ uploads back, and ends with exit code 0. A bug in any loop ends the process with
 supervisor sees it, nobody works on half.
 
 Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``beacons.off`` ``redis.not_started``
-``redis.open`` ``passwords.closed``, and those of `collector`, `uploader` and `follower`.
+``redis.open`` ``passwords.closed``, and those of `collector`, `uploader`, `follower` and `updates`.
 """
 
 import asyncio
@@ -30,8 +30,10 @@ from espnet.config import Config
 from espnet.errors import StoreUnavailable
 from espnet.follower import Follower
 from espnet.historian import Historian
+from espnet.rollout import RETRY_POLLED_S
 from espnet.sinks.console import is_ready
 from espnet.store import HISTORY, Store
+from espnet.updates import Driver
 from espnet.uploader import Uploader
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ log = structlog.get_logger()
 
 #: At least so often what was read goes into the history, in seconds.
 HISTORY_EVERY_S = 10.0
+#: Seconds between two looks whether boards are to be updated, and while they are.
+UPDATE_LOOK_S, UPDATE_STEP_S = 3.0, 0.5
+#: How long updates under way get to come to a moment at which it is harmless to end.
+UPDATE_CLOSE_S = 5.0
 #: How long the first line of the log that nobody takes is waited with, in seconds.
 LOG_WAIT_S = 0.1
 
@@ -147,18 +153,19 @@ class Daemon:
         return Exposition(lambda: exposition.look(store, self._clock), address, clock=self._clock)
 
     def _new_store(self) -> Store:
-        """A Redis connection for one thread."""
-        config = self._config
-        self._stores.append(
-            Store(
-                self._redis_url,
-                prefix=config.prefix,
-                max_samples=config.max_samples,
-                max_bytes=config.max_bytes,
-                secret_keys=config.secret_keys,
-            )
-        )
+        """A Redis connection for one thread, which ends with the daemon."""
+        self._stores.append(self._connect())
         return self._stores[-1]
+
+    def _connect(self) -> Store:
+        config = self._config
+        return Store(
+            self._redis_url,
+            prefix=config.prefix,
+            max_samples=config.max_samples,
+            max_bytes=config.max_bytes,
+            secret_keys=config.secret_keys,
+        )
 
     def run(self) -> None:
         """Runs until SIGTERM or SIGINT."""
@@ -202,6 +209,7 @@ class Daemon:
             for each in self._uploaders
         ]
         uploads.append(asyncio.create_task(asyncio.to_thread(self._keep_history_until_stopped)))
+        uploads.append(asyncio.create_task(asyncio.to_thread(self._update_boards_until_stopped)))
         for task in uploads:
             task.add_done_callback(lambda _: stop.set())  # it ends early only by a bug
         try:
@@ -316,6 +324,25 @@ class Daemon:
             self._stop_uploads.wait(min(self._config.upload_interval_s, HISTORY_EVERY_S))
         with self._outage_is_said():
             self._historian.close()
+
+    def _update_boards_until_stopped(self) -> None:
+        """Goes on with the rollout where nobody else does: with boards that come back, and with those whose
+        driver is gone."""
+        driver = Driver(
+            self._connect,
+            self._clock,
+            holder=self._holder,
+            interval_s=self._config.interval_s,
+            timeout_s=self._config.timeout_s,
+            retry_s=RETRY_POLLED_S,
+        )
+        try:
+            while not self._stop_uploads.is_set():
+                with self._outage_is_said():
+                    driver.step()
+                self._stop_uploads.wait(UPDATE_STEP_S if driver.is_busy else UPDATE_LOOK_S)
+        finally:
+            driver.close(UPDATE_CLOSE_S)
 
     def _join_all(self, store: Store) -> None:
         """No reader settles an entry that another one of this process has not yet heard of."""

@@ -5,6 +5,8 @@ facts it was made of stay on the instance. ``cli.main`` catches `EspNetError` an
 bug is a traceback and never a polite sentence.
 """
 
+from collections.abc import Mapping
+
 
 class EspNetError(Exception):
     """An expected failure. ``exit_code`` is what the command line ends with."""
@@ -80,6 +82,18 @@ class FirmwareError(EspNetError):
     """A folder, a release or an image is not what a board can run."""
 
 
+class RolloutBusy(EspNetError):
+    """Another update of boards is not over."""
+
+    def __init__(self, version: str, boards: int, name: str) -> None:
+        self.version, self.boards, self.name = version, boards, name
+        more = f" and {boards - 1} more" if boards > 1 else ""
+        super().__init__(
+            f"An update to {version} is not over: it has still to do with {name}{more}; "
+            "`espcli update status` shows it, `espcli update stop` ends it."
+        )
+
+
 class TooManyMetrics(EspNetError):
     """A sink would be billed for more series than a person allowed."""
 
@@ -112,13 +126,19 @@ class BoardError(EspNetError):
     ``unproved`` (it does not prove that it knows its password), ``unclaimed`` (it has none any more),
     ``not_json``, ``bad_answer``, ``wrong_id``, ``too_large``.
     ``status`` is the HTTP status where there was one. ``field`` is the field that the board
-    complained of, where it named one.
+    complained of, where it named one; ``facts`` are the numbers that it gave with its complaint.
     """
 
     def __init__(
-        self, address: str, kind: str, what: str, status: int | None = None, field: str = ""
+        self,
+        address: str,
+        kind: str,
+        what: str,
+        status: int | None = None,
+        field: str = "",
+        facts: Mapping[str, int] | None = None,
     ) -> None:
         self.address, self.kind, self.what = address, kind, what
-        self.status, self.field = status, field
+        self.status, self.field, self.facts = status, field, facts or {}
         end = "" if what.endswith("?") else "."
         super().__init__(f"The board at {address} {what}{end}")

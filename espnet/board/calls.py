@@ -147,6 +147,14 @@ class _Complaint(msgspec.Struct):
 
     error: str
     field: str | None = None
+    fence: int | None = None
+    at: int | None = None
+    needed: int | None = None
+    free: int | None = None
+
+    def facts(self) -> dict[str, int]:
+        numbers = (("fence", self.fence), ("at", self.at), ("needed", self.needed))
+        return {name: n for name, n in (*numbers, ("free", self.free)) if n is not None}
 
 
 _complaint_decoder = msgspec.json.Decoder(_Complaint)
@@ -163,7 +171,9 @@ def require_ok(address: str, status: int, body: bytes) -> bytes:
         raise BoardError(address, kind, f"answered HTTP {status}", status) from None
     what, field = _quoted(complaint.error).rstrip("."), _quoted(complaint.field or "")
     where = f" (field {field})" if field else ""
-    raise BoardError(address, kind, f"refused: {what}{where}, HTTP {status}", status, field)
+    raise BoardError(
+        address, kind, f"refused: {what}{where}, HTTP {status}", status, field, complaint.facts()
+    )
 
 
 #: What there is against an answer without the board's proof.
@@ -185,7 +195,7 @@ def parse_status(address: str, body: bytes, expected_id: str | None = None) -> S
 
     Without ``expected_id``, the id must be one that may become a key.
     """
-    status = _decoded(decode_status, address, body)
+    status = decoded(decode_status, address, body)
     if expected_id is None:
         if problem := problem_with_name(status.id):
             raise BoardError(address, "bad_answer", f"has an id that cannot be used: it {problem}")
@@ -205,19 +215,19 @@ def _require_id(address: str, board_id: str, expected_id: str) -> None:
 
 def parse_details(address: str, body: bytes, expected_id: str) -> Details:
     """The answer to `GET_DETAILS`; a different board is a `BoardError`."""
-    details = _decoded(decode_details, address, body)
+    details = decoded(decode_details, address, body)
     _require_id(address, details.id, expected_id)
     return details
 
 
 def parse_climate(address: str, body: bytes) -> Climate:
     """The answer to `read_dht22`."""
-    return _decoded(_climate_decoder.decode, address, body)
+    return decoded(_climate_decoder.decode, address, body)
 
 
 def parse_adc(address: str, body: bytes) -> float:
     """The answer to `read_adc`: the mean of its samples, raw."""
-    data = _decoded(_samples_decoder.decode, address, body).data
+    data = decoded(_samples_decoder.decode, address, body).data
     if not data:
         raise BoardError(address, "bad_answer", "sampled nothing")
     return sum(data) / len(data)
@@ -225,13 +235,13 @@ def parse_adc(address: str, body: bytes) -> float:
 
 def parse_any(address: str, body: bytes) -> dict[str, Any]:
     """Any other answer, as the JSON object that it must be."""
-    answer = _decoded(_any_decoder.decode, address, body)
+    answer = decoded(_any_decoder.decode, address, body)
     if not isinstance(answer, dict):
         raise BoardError(address, "bad_answer", "answered JSON that is not an object")
     return answer
 
 
-def _decoded(decode: Callable[[bytes], T], address: str, body: bytes) -> T:
+def decoded(decode: Callable[[bytes], T], address: str, body: bytes) -> T:
     """What ``decode`` makes of a body; raises `BoardError` whatever the bytes are."""
     try:
         if not body.isascii():

@@ -15,6 +15,7 @@ from espnet.cli.device import DeviceWords
 from espnet.cli.render import Exit, Lines, Records, Report, Shown, Told
 from espnet.cli.samples import SampleWords
 from espnet.cli.session import Session
+from espnet.cli.updating import UpdateWords
 from espnet.errors import UsageError
 
 #: What `devices` and empty answers advise.
@@ -24,7 +25,7 @@ NO_DEVICES = (
 )
 
 
-class Commands(SampleWords, SealWords):
+class Commands(SampleWords, SealWords, UpdateWords):
     """EspNet: a manager of ESP32 boards that run MicroPython."""
 
     def __init__(self) -> None:
@@ -172,9 +173,12 @@ class Commands(SampleWords, SealWords):
             hint = "No collector is running: `espcli run` polls the boards."
         return Records(
             [describe(view, now) for view in views],
-            ("name", "state", "f", "pins_high", "age_s", "access", "address", "id", "problem"),
+            (
+                *("name", "state", "f", "pins_high", "age_s", "access", "version"),
+                *("address", "id", "problem"),
+            ),
             hint,
-            spare=("id", "pins_high", "access", "address"),
+            spare=("id", "version", "pins_high", "access", "address"),
         )
 
     @verb

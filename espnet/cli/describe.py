@@ -22,7 +22,7 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "tags": list(device.tags),
         "state": state,
         "online": state in ("online", "late"),
-        "problem": problem_of(view) or None,
+        "problem": problem_of(view) or mode_of(view) or None,
         "access": access(view),
         "fault": msgspec.to_builtins(fault) if fault else None,
         "interval_s": device.interval_s or (reading.interval_s if reading else None),
@@ -78,6 +78,14 @@ def problem_of(view: View) -> str:
     if view.fault is not None:
         return view.fault.what
     return view.reading.denied if view.reading is not None else ""
+
+
+def mode_of(view: View) -> str:
+    """What is unusual about how the board runs, by its last reading; "" where nothing is."""
+    status = view.reading.decoded() if view.reading is not None else None
+    if status is not None and status.safe_mode:
+        return "is in safe mode: it died too often"
+    return "tries a new version" if status is not None and status.trial else ""
 
 
 def is_denied(view: View) -> bool:

@@ -122,6 +122,12 @@ def _devices(facts: Facts) -> Iterator[Line]:
     yield Line(f"{devices.total:,} registered{': ' if parts else ''}{parts}")
     if devices.offline:
         yield Line(f"offline: {some([one.name for one in devices.offline])}", _BAD)
+    if len(devices.versions) > 0:
+        told = [f"{version} on {count:,}" for version, count in devices.versions.items()]
+        yield Line(f"firmware: {some(told)}", _DIM)
+    if facts.update is not None:
+        far = ", ".join(f"{n:,} {state}" for state, n in sorted(facts.update.boards.items()))
+        yield Line(f"update to {facts.update.version}: {facts.update.state}, {far}")
     if devices.overdue:
         yield Line(
             f"{amount_is(devices.overdue, 'poll')} due, the oldest for "
@@ -237,7 +243,10 @@ def _data(facts: Facts, found: list[Problem], code: int) -> dict[str, Any]:
             "open": devices.open[:LISTED],
             "unclaimed": devices.unclaimed[:LISTED],
             "denied": msgspec.to_builtins(devices.denied[:LISTED]),
+            "safe_mode": devices.safe_mode[:LISTED],
+            "trial": devices.trial[:LISTED],
         },
+        "update": msgspec.to_builtins(facts.update),
         "passwords": None if facts.passwords is None else _passwords_data(facts.passwords),
         "refusals": None
         if facts.refusals is None

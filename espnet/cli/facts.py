@@ -68,7 +68,8 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sensors`` are those that did not answer in the latest polls. ``open`` are the devices that everybody on
     their network can control; ``unclaimed`` say that they are open, though EspNet has a password for them;
-    ``denied`` are those that do not take what EspNet has.
+    ``denied`` are those that do not take what EspNet has. ``versions`` counts the boards by what they run,
+    ``safe_mode`` are those that do nothing but serve, ``trial`` those whose version nobody has confirmed.
     """
 
     total: int = 0
@@ -84,6 +85,9 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     open: tuple[str, ...] = ()
     unclaimed: tuple[str, ...] = ()
     denied: tuple[Lost, ...] = ()
+    versions: dict[str, int] = {}
+    safe_mode: tuple[str, ...] = ()
+    trial: tuple[str, ...] = ()
 
 
 class Passwords(msgspec.Struct, frozen=True):
@@ -101,6 +105,18 @@ class Refusal(msgspec.Struct, frozen=True):
     device: str
     pin: int
     what: str
+
+
+class Update(msgspec.Struct, frozen=True):
+    """The latest update of boards: its state, what it says, and how many boards are how far. ``trial`` are
+    those that try the new version; ``is_driven``: somebody sees to it."""
+
+    version: str
+    state: str
+    reason: str
+    boards: dict[str, int]
+    trial: tuple[str, ...] = ()
+    is_driven: bool = False
 
 
 class Sink(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +169,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     devices: Devices | None = None
     passwords: Passwords | None = None
     refusals: tuple[Refusal, ...] | None = None
+    update: Update | None = None
     queue: Queue | None = None
     sinks: tuple[Sink, ...] | None = None
     history: tuple[Reach, ...] | None = None
@@ -234,6 +251,7 @@ def _fleet(store: Store, session: Session) -> dict[str, Any]:
             store.all_credentials(), {v.device.id: v.device.name for v in views}
         ),
         "refusals": _refusals(views, memories, now),
+        "update": _update(store),
     }
 
 
@@ -258,6 +276,8 @@ def _collectors(claims: dict[str, float], views: list[View], now: float) -> tupl
 def _devices(views: list[View], dates: dict[str, float], now: float, interval_s: float) -> Devices:
     states = Counter(view.state(now) for view in views)
     far, unscheduled, sensors, late_s = [], [], [], []
+    versions: Counter[str] = Counter()
+    safe_mode, trial = [], []
     for view in views:
         device, reading = view.device, view.reading
         date = dates.get(device.id)
@@ -268,6 +288,11 @@ def _devices(views: list[View], dates: dict[str, float], now: float, interval_s:
             far.append(device.name)
         elif date <= now:
             late_s.append(now - date)
+        if reading is not None:
+            status = reading.decoded()
+            versions[f"{status.version or 'unknown'} {status.build or ''}".rstrip()] += 1
+            safe_mode += [device.name] if status.safe_mode else []
+            trial += [device.name] if status.trial else []
         if reading is not None and reading.is_fresh(now):
             sensors += [f"{device.name} {name} ({what})" for name, what in _silent(reading)]
     return Devices(
@@ -288,6 +313,24 @@ def _devices(views: list[View], dates: dict[str, float], now: float, interval_s:
             for view in views
             if is_denied(view) and not is_unclaimed(view)
         ),
+        versions=dict(versions),
+        safe_mode=tuple(safe_mode),
+        trial=tuple(trial),
+    )
+
+
+def _update(store: Store) -> Update | None:
+    found = store.rollout()
+    if found is None:
+        return None
+    rollout, boards = found
+    return Update(
+        rollout.version,
+        rollout.state,
+        rollout.reason,
+        dict(Counter(board.state for board in boards)),
+        tuple(board.name for board in boards if board.state == "trial"),
+        store.driver() is not None,
     )
 
 

@@ -73,6 +73,10 @@ _VALUES = {
     "settings": "FILE",
     "baud": "N",
     "into": "FOLDER",
+    "device": "NAME",
+    "to": "WHAT",
+    "minutes": "N",
+    "settle": "TIME",
 }
 
 
@@ -111,7 +115,7 @@ def arguments(member: Any) -> list[str]:
         name = name.rstrip("_")
         upper = name.upper()
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            parts.append("KEY=VALUE…")
+            parts.append("[NAME …]" if name == "names" else "KEY=VALUE…")
         elif parameter.default is inspect.Parameter.empty:
             parts.append(upper)
         elif parameter.default is False:

@@ -46,6 +46,7 @@ def problems(facts: Facts) -> list[Problem]:
         *_with_collectors(facts),
         *_with_devices(facts),
         *_with_access(facts),
+        *_with_updates(facts),
         *_with_jobs(facts),
         *_with_queue(facts),
         *(problem for sink in facts.sinks or () for problem in _with_sink(sink, facts)),
@@ -256,6 +257,42 @@ def _denied(facts: Facts) -> set[str]:
     if facts.devices is None:
         return set()
     return {one.name for one in facts.devices.denied} | set(facts.devices.unclaimed)
+
+
+def _with_updates(facts: Facts) -> Iterator[Problem]:
+    """What boards run, and what became of the latest update."""
+    devices, update = facts.devices, facts.update
+    if devices is None:
+        return
+    if devices.safe_mode:
+        are = "is" if len(devices.safe_mode) == 1 else "are"
+        yield _problem(
+            f"{some(devices.safe_mode)} {are} in safe mode: what it runs died too often within a minute.",
+            f"`espcli update {devices.safe_mode[0]}` puts the firmware on that came with this EspNet",
+        )
+    if update is not None and update.state == "halted":
+        yield _problem(
+            f"The update to {update.version} is halted: {update.reason}.",
+            "`espcli update status`; then update to a version that is repaired, or `espcli update resume` "
+            "goes on without the boards that failed",
+        )
+    is_running = update is not None and update.state == "running"
+    if update is not None and is_running and not (update.is_driven or facts.alive):
+        yield _problem(
+            f"The update to {update.version} is not over, and nobody goes on with it.",
+            "`espcli run` does, and `espcli update resume`",
+        )
+    tried = [name for name in devices.trial if update is None or name not in update.trial]
+    if tried:
+        yield _remark(
+            f"{some(tried)} {'tries' if len(tried) == 1 else 'try'} a version that nobody here gave out; "
+            "it ends by itself unless it is confirmed.",
+            "wait, or `espcli update status` where it came from",
+        )
+    known = {version: count for version, count in devices.versions.items() if " " in version}
+    if len(known) > 1 and not is_running:
+        told = [f"{version} on {amount(count, 'board')}" for version, count in known.items()]
+        yield _remark(f"Boards run different versions: {some(told)}.", "`espcli update --all`")
 
 
 def _with_access(facts: Facts) -> Iterator[Problem]:

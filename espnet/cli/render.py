@@ -293,7 +293,7 @@ def _text(key: str, value: Any) -> str:
     """A value as a person reads it."""
     if value is None or value == []:
         return "–"
-    if key in ("last_seen", "registered_at"):
+    if key in ("last_seen", "registered_at", "kept_at"):
         return _when(value)
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")

@@ -33,6 +33,11 @@ key                   type    holds
 ``history``           hash    id → where its past begins, and what it takes (`espnet.store.history`)
 ``history:ID:tail``   list    rows that are in no block yet
 ``history:ID:LEVEL``  list    packed blocks, oldest first; levels are 0 (full rate), 1 (5 minutes), 2 (hours)
+``releases``          zset    build → when this release of the firmware was kept last (Unix seconds)
+``release:BUILD``     hash    file → its bytes, ``manifest`` among them
+``rollout``           hash    ``id``, and ``record`` → `Rollout`: the update that is being made, or the latest
+``rollout:boards``    hash    id → `Progress`: how far each of its boards is
+``rollout:driver``    string  the token of who updates boards now; always with a TTL
 ``dead``              stream  dead letters of all sinks: ``sink``, ``letter`` (`DeadLetter`)
 ====================  ======  ========================================================================
 
@@ -64,6 +69,8 @@ from espnet.store.records import (
     Poll,
     SinkBooks,
 )
+from espnet.store.releases import Kept, Releases
+from espnet.store.rollouts import Rollouts
 from espnet.store.samples import Samples
 from espnet.store.trips import Trips
 
@@ -83,6 +90,7 @@ __all__ = [
     "Fate",
     "Grant",
     "Health",
+    "Kept",
     "Ledger",
     "Letter",
     "LockState",
@@ -92,6 +100,6 @@ __all__ = [
 ]
 
 
-class Store(Trips, Credentials, Samples, HealthChecks):
+class Store(Trips, Credentials, Samples, Releases, Rollouts, HealthChecks):
     """The registry, the schedule with its locks, the readings, the passwords, the samples, their sinks,
-    the history."""
+    the history, releases of the firmware, and the rollout of one."""

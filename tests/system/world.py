@@ -39,6 +39,8 @@ VOCABULARY = {
     *("upload.unreadable", "pin.set", "pin.refused"),
     *("redis.open", "passwords.closed"),
     *("beacons.off", "beacon.refused", "device.moved"),
+    *("update.begun", "update.done", "update.failed", "update.away", "update.halted"),
+    "update.over",
 }
 
 T = TypeVar("T")
