@@ -358,6 +358,8 @@ def _confirm(build):
     """The release that runs has proved itself."""
     if build != boots.build:
         raise Refusal(409, f"release {boots.build} runs", "build")
+    if boots.restarting:
+        raise Refusal(409, "it is too late: the board restarts", "build")
     if boots.trial:
         known = boots.record()
         known.update({"slot": boots.slot, "previous": boots.other(), "trial": None, "wanted": None})
