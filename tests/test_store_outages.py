@@ -14,6 +14,8 @@ from test_store import NOW, batch, board, poll, queue, reading, register
 
 from espnet.credential import Password
 from espnet.errors import EspNetError, StoreUnavailable
+from espnet.firmware import Release, make_manifest
+from espnet.rollout import Progress, Rollout
 from espnet.samples import Books, DeadLetter, Sample, SinkState
 from espnet.store import Entry, Fate, Grant, Store
 from espnet.store.history import Packing, Row, State
@@ -23,6 +25,9 @@ GRANT = Grant("id1", "here:1", 1)
 ENTRY = Entry(b"1-1", 1, 9, batch(1))
 LETTER = DeadLetter(Sample("esp32.up", 1.0, NOW, ()), "It is not liked.", NOW)
 STATE = SinkState(state="ok", at=NOW, since=NOW, uploader="me")
+RELEASE = Release("1.0", "0123456789ab", make_manifest("1.0", {"app.mpy": b"x"}), {"app.mpy": b"x"})
+ROLLOUT = Rollout(id="r1", build=RELEASE.build, version="1.0", minutes=10, settle_s=60, at=NOW)
+PROGRESS = Progress(id="id1", name="name1", number=0)
 
 
 def _hold(store: Store) -> None:
@@ -89,6 +94,24 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "prefer_password": lambda s: s.prefer_password("id1", Password("a long password")),
     "reseal": lambda s: s.reseal("id1"),
     "history_reach": lambda s: s.history_reach(NOW),
+    "device_of": lambda s: s.device_of("id1"),
+    "failing": Store.failing,
+    "faults": lambda s: s.faults(["id1"]),
+    "move": lambda s: s.move(DEVICE, "10.0.0.9", now=NOW),
+    "due_of": lambda s: s.due_of("id1"),
+    "add_release": lambda s: s.add_release(RELEASE, NOW),
+    "release": lambda s: s.release(RELEASE.build),
+    "releases": Store.releases,
+    "prune_releases": lambda s: s.prune_releases([]),
+    "rollout": Store.rollout,
+    "begin_rollout": lambda s: s.begin_rollout(ROLLOUT, [PROGRESS]),
+    "change_rollout": lambda s: s.change_rollout(lambda *both: both),
+    "driver": Store.driver,
+    "drive": lambda s: s.drive("me:1", 9),
+    "stop_driving": lambda s: s.stop_driving("me:1"),
+    "note": lambda s: s.note("me:1", ROLLOUT.id, PROGRESS),
+    "move_rollout": lambda s: s.move_rollout("me:1", ROLLOUT, ROLLOUT),
+    "rollout_state": lambda s: s.rollout_state(ROLLOUT.id),
 }
 
 
@@ -132,6 +155,13 @@ def test_a_key_of_another_type_is_one_sentence(
     keys = ("devices", "names", "due", "readings", "faults", "fence", "collectors", "samples")
     sinks = ("books", "sinks", "sink_states", "waiting:dd", "parts:dd", "books:dd", "dead")
     others = ("lock:id1", "jobs", "memory", "jobs_version", "history", "credentials")
+    others += (
+        "rollout",
+        "rollout:boards",
+        "rollout:driver",
+        "releases",
+        f"release:{RELEASE.build}",
+    )
     for key in (*keys, *sinks, *others):
         raw.lpush(f"espnet:{key}", "not ours")
     if operation == "commit":

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class BoardWords(Words):
     """Does something with the board on the USB cable.
 
-    From the box to the network: `espcli board firmware`, `board flash`, `board put`, `board provision`.
+    From the box to the network: firmware, flash, put, provision. What the board was doing ends while
+    something is done over the cable; afterwards it starts anew.
 
-    --port is needed when several boards are plugged in. Whatever a board was doing ends when something is
-    done over the cable; afterwards it starts anew.
+    --port   needed when several boards are plugged in
     """
 
     def __init__(self, session: Session) -> None:
@@ -27,7 +27,7 @@ class BoardWords(Words):
 
     @verb
     def firmware(self, *, port: str = "", into: str = "") -> Shown:
-        """Fetches the stable MicroPython image for the board's chip; this needs the internet.
+        """Fetches MicroPython's stable image for the chip, from the internet.
 
         --into   the folder for it; by default one in EspNet's own, where `board flash` finds it
 
@@ -44,7 +44,7 @@ class BoardWords(Words):
     def flash(
         self, *, port: str = "", firmware: str = "", no_stub: bool = False, baud: str = "460800"
     ) -> Shown:
-        """Erases the board and writes a MicroPython image onto it; everything on it is lost.
+        """Erases the board, all of it, and writes a MicroPython image.
 
         The image is compared with the chip first: one that is for another chip, damaged, or no
         MicroPython is refused before anything is erased. What was written is read back.
@@ -77,7 +77,7 @@ class BoardWords(Words):
 
     @verb
     def put(self, *, port: str = "") -> Shown:
-        """Puts EspNet's program onto the board: what differs, checked by hash; then restarts it.
+        """Puts EspNet's program onto the board: what differs, checked.
 
         Until the last byte is there the board boots what it had. Its settings and your own files stay.
 
@@ -113,7 +113,7 @@ class BoardWords(Words):
         country: str = "",
         zone: str = "",
     ) -> Shown:
-        """Gives the board its settings, lets it join the Wi-Fi, and says which address it got.
+        """Gives the board its settings, and says which address it got.
 
         Asks for the Wi-Fi's name and password, and for the password of the network that the board opens by
         itself when it finds none; without a terminal they are the first three lines of standard input.
@@ -171,7 +171,7 @@ class BoardWords(Words):
 
     @verb
     def ls(self, *, port: str = "") -> Records:
-        """Lists the files on the board, with sizes and hashes; then restarts it.
+        """Lists the files on the board, with sizes and hashes.
 
         Example: espcli board ls --json
         """

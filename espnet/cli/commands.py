@@ -355,9 +355,8 @@ class Commands(SampleWords, SealWords, UpdateWords):
         COUNT      how many boards, 1 to 5000
         --seed     another number makes other boards, with other ids (1)
         --heap     memory of each board: 112K is what an ESP32 has (112K), 188K its hard limit
-        --serial   fresh from the box, on a serial line each: `espcli board` can flash and provision them, and
-                   so can esptool and mpremote
-        --json     one JSON object a line: id, address, control; with --serial also port, and image to flash
+        --serial   fresh from the box, on a serial line each, for `espcli board`, esptool and mpremote
+        --json     one JSON object a line: id, address, control; with --serial port and image, too
 
         Example: espcli simulate 3, then in another terminal espcli register ADDRESS porch
         """
