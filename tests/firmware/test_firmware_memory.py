@@ -128,9 +128,7 @@ def _fragment():
         before_main=fragment,
         heap="188K",
         replace={
-            "app.py": [
-                ("    gc.threshold(12288)", "    held = _fragment()\n    gc.threshold(12288)")
-            ]
+            "app.py": [("    gc.threshold(6144)", "    held = _fragment()\n    gc.threshold(6144)")]
         },
     )
     board.set(dht={15: (20, 50)})
