@@ -73,7 +73,7 @@ def main(choice):
     watchdog = hardware.watchdog(settings.get("watchdog_s", 0) * 1000 or WATCHDOG_MS)
     gc.collect()
     # boot.py made it small for loading. To collect before all is full keeps free heap in one piece.
-    gc.threshold(12288)
+    gc.threshold(6144)
     starts = (tick, wifi.stay_connected, lambda: server.serve("0.0.0.0", PORT))
     tasks = [asyncio.create_task(for_ever(start)) for start in starts]
     try:

@@ -7,6 +7,9 @@ requests were served: an idle board does nothing.
 With less than _FLOOR free, or without one piece of _PIECE, the board is short of memory. It takes no
 new clients then (web.py), until it has _ENOUGH again. While it is short it measures at every tick,
 so nobody is kept out for longer than memory is short.
+
+A collection follows whenever a third of what was free has been used. What is used in the meantime
+lies scattered: to wait until all is used would leave no large piece when little is free.
 """
 
 import gc
@@ -15,6 +18,7 @@ from micropython import const
 
 _FLOOR = const(6144)  # two ordinary requests at once need so much
 _ENOUGH = const(8192)  # more, or it would flutter
+_OFTEN = const(2048)
 _PIECE = const(768)  # what an ordinary answer needs in one piece
 
 
@@ -38,6 +42,7 @@ class Memory:
             in_pieces = _has_no_piece()  # first: what it takes is collected at once
             gc.collect()
             self._free = gc.mem_free()
+            gc.threshold(max(self._free // 3, _OFTEN))
             self.short = in_pieces or self._free < (_ENOUGH if self.short else _FLOOR)
         return self.short
 

@@ -123,8 +123,7 @@ def test_a_heap_in_small_pieces_is_short(eaten: Board) -> None:
 
 def test_above_the_floor_all_are_served(eaten: Board) -> None:
     """With 2 KB more than the floor free, new clients are let in, and a controller's calls are served."""
-    eaten.set(dht={15: (20, 50)})
-    ask(eaten, "GET", "/")
+    ask(eaten, "POST", "/gpio", b"pin=4&value=0")  # what reads bodies is there
     leave(eaten, FLOOR + 2000)
     calls = [
         (GET, 200),

@@ -11,7 +11,8 @@ import pytest
 from espnet.simulator.fleet import Board
 
 from .digest_client import Digest, Person, claim_by_hand
-from .firmware_client import ask, free_bytes, levels, raw
+from .firmware_client import ask, levels, raw
+from .test_firmware_memory import settled
 
 MUTANTS = 5000  # of open and of claimed boards each
 
@@ -120,7 +121,7 @@ def test_mutants_on_an_open_board(make_board, seed: int) -> None:
     rng = random.Random(seed)
     for request in SEEDS:
         raw(board, request)
-    free = free_bytes(board)
+    free = settled(board)
     expected = levels(board)
     refused = 0
     for number in range(MUTANTS):
@@ -133,7 +134,7 @@ def test_mutants_on_an_open_board(make_board, seed: int) -> None:
         if b"%" not in mutant and b"\\" not in mutant:
             assert all(str(pin).encode() in mutant for pin in told), (number, mutant, answer)
     assert refused > MUTANTS / 2
-    assert abs(free_bytes(board) - free) < free * 0.02
+    assert abs(settled(board) - free) < free * 0.02
     assert ask(board, "GET", "/").json["claimed"] is False
     assert board.boots == 1
     assert "Traceback" not in board.console
@@ -160,7 +161,7 @@ def test_mutants_on_a_claimed_board(make_board, seed: int) -> None:
     seeds = [*SEEDS, *heard]
     before, files, shown = state(board), flash(board), levels(board)
     ends_s = lease_ends_s(board)
-    free = free_bytes(board)
+    free = settled(board)
     for number in range(MUTANTS):
         mutant = mutate(rng, seeds)
         answer = raw(board, mutant)
@@ -169,7 +170,7 @@ def test_mutants_on_a_claimed_board(make_board, seed: int) -> None:
     assert state(board) == before
     assert abs(lease_ends_s(board) - ends_s) <= 1  # both figures are rounded
     assert flash(board) == files
-    assert abs(free_bytes(board) - free) < free * 0.02
+    assert abs(settled(board) - free) < free * 0.02
     assert before["leases"] == {"13": "low", "14": "low"}
     assert Person(board).ask("POST", "/gpio", b"pin=4&value=0").status == 200
     assert board.boots == 2  # the claim's reset
