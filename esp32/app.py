@@ -1,7 +1,8 @@
 """The board's program: builds the parts, joins them, and keeps them running.
 
 Nothing but Ctrl-C (mpremote) or a reset ends it. A task that fails says why and is started again.
-The watchdog is fed only while the server accepts clients: a board that nobody can reach restarts.
+The watchdog is fed only while the server accepts clients: a board that nobody can reach restarts, and so
+does one that has been short of memory for ten minutes.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from micropython import const
 PORT = const(80)
 TICK_MS = const(500)
 WATCHDOG_MS = const(30000)  # unless the settings say otherwise
+STARVED_MS = const(600000)  # so long short of memory, and only a restart helps
 
 clock = Clock()
 memory = Memory()
@@ -38,7 +40,7 @@ watchdog = None
 
 async def tick():
     """What must happen twice a second, whether or not anybody asks for anything."""
-    then_ms = clock.now_ms()
+    then_ms = well_ms = clock.now_ms()
     while True:
         await asyncio.sleep_ms(TICK_MS)
         leases.expire()
@@ -48,7 +50,9 @@ async def tick():
         boots.age(now_ms // 1000)
         rarely.forget(now_ms // 1000)
         settings.tend(now_ms, server.served, wifi.proves)
-        if server.accepts() and watchdog:
+        if not server.short:
+            well_ms = now_ms
+        if server.accepts() and now_ms - well_ms < STARVED_MS:
             watchdog.feed()
         then_ms = now_ms
 
