@@ -94,10 +94,10 @@ class Calls:
 
     async def gpio(self, request):
         """POST /gpio: set pins to 0 or 1, or flip them with 2; an ON may be leased."""
-        _check_mode()
         body = _read(request)
         pins = fields.pins(body, "pin")
         value = fields.whole(body, "value", 0, 2)
+        _check_mode()
         for pin in pins:
             check_writable(pin, "pin")
         lease_s = 0

@@ -250,7 +250,7 @@ def send(session: Session, device: Device, call: Call) -> bytes:
             raise
     _require_proof(device, login)
     body = _send(session, device.address, call, login)
-    if call.method == "POST":  # what everybody may read is not proved
+    if call.method == "POST" or call == calls.GET_SETTINGS:  # what everybody may read is not proved
         _require_proof(device, login)
     calls.require_done(device.address, body)
     return body

@@ -65,7 +65,8 @@ def eats_the_heap(folder: Path) -> None:
         folder,
         "app.py",
         "    starts = (tick",
-        "    global hoard\n    hoard = [bytearray(400) for _ in range(17)]\n    starts = (tick",
+        "    global hoard\n    hoard = []\n    gc.collect()\n    while gc.mem_free() > 9000:\n"
+        "        hoard.append(bytearray(400))\n    starts = (tick",
     )
 
 
