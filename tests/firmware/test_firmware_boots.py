@@ -411,3 +411,40 @@ def test_power_cuts_during_updates(newer: Release) -> None:
     total = sum(seen, Counter())
     assert total.total() == 200
     assert min(total.values()) > 20, "the cuts did not fall into the updates"
+
+
+def set_up_in_the_dark(board: Board, cuts: int, seed: int) -> Counter[str]:
+    """Gives the board new settings again and again, while its power goes at random moments; counts the
+    host names that hold afterwards."""
+    chance = random.Random(seed)
+    seen: Counter[str] = Counter()
+    now = "before"
+    for number in range(cuts):
+        wanted = f"name{number}"
+        timer = threading.Timer(chance.uniform(0, 0.02), board.power, (False,))
+        timer.start()
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            time.sleep(chance.uniform(0, 0.01))
+            settings = {"hostname": wanted, "wifi": [{"ssid": "home", "password": "x" * 63}] * 8}
+            ask(board, "POST", "/settings", settings)
+        timer.join()
+        kept = json.loads((board.flash / "settings.json").read_text())
+        assert kept["hostname"] in (now, wanted)
+        seen["new" if kept["hostname"] == wanted else "old"] += 1
+        now = kept["hostname"]
+        board.power(True)
+        assert ask(board, "GET", "/details").json["name"] == now
+    return seen
+
+
+def test_power_cuts_during_settings(tmp_path: Path) -> None:
+    """The power goes at 200 random moments around a write of settings: the old or the new ones hold, whole."""
+    with Fleet(4) as fleet, ThreadPoolExecutor(4) as pool:
+        for board in fleet:
+            (board.flash / "settings.json").write_text('{"hostname": "before"}')
+        work = [
+            pool.submit(set_up_in_the_dark, board, 50, seed) for seed, board in enumerate(fleet)
+        ]
+        seen = sum((each.result() for each in work), Counter())
+    assert seen.total() == 200
+    assert min(seen["old"], seen["new"]) > 20, "the cuts did not fall around the writes"
