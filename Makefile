@@ -39,16 +39,22 @@ $(VENV)/.synced: Pipfile Pipfile.lock
 demo: setup ## three simulated boards, Redis, an intake and the collector, live (SECONDS=20 ends by itself)
 	@./espcli demo $(if $(SECONDS_),--seconds $(SECONDS_))
 
+# Much of it waits, for boards above all: four at a time take half the time of one after the other.
+OVER_USB_AND_AIR := tests/cable tests/system/test_updates.py
+ON_BOARDS := tests/firmware tests/simulator
+
 test: setup lint $(AXE) ## every check and every test (ARGS="…" goes to pytest)
 ifneq ($(ARGS),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-# The tests from end to end mostly wait, the others mostly compute: side by side they take half the time.
-	@mkdir -p build
-	@$(BIN)/python -m pytest --ignore tests/system -p no:cacheprovider >build/tests.log 2>&1 & others=$$!; \
-	$(BIN)/python -m pytest tests/system; failed=$$?; \
-	wait $$others || failed=$$?; \
-	cat build/tests.log; exit $$failed
+	@mkdir -p build; rm -f build/tests-*.log; \
+	run() { log=build/tests-$$1.log; shift; $(BIN)/python -m pytest -p no:cacheprovider "$$@" >$$log 2>&1; }; \
+	run cable $(OVER_USB_AND_AIR) & cable=$$!; \
+	run boards $(ON_BOARDS) & boards=$$!; \
+	run system tests/system --ignore tests/system/test_updates.py & system=$$!; \
+	run rest tests --ignore tests/system --ignore tests/cable $(ON_BOARDS:%=--ignore %) || failed=1; \
+	for each in $$cable $$boards $$system; do wait $$each || failed=1; done; \
+	cat build/tests-*.log; exit $${failed:-0}
 endif
 
 # What checks the page's accessibility. Without npm, or a network, that check is skipped here and fails in CI.
