@@ -12,10 +12,11 @@ PIPENV := env -u PIPENV_PIPFILE VIRTUAL_ENV="$(CURDIR)/$(VENV)" PIPENV_VERBOSITY
 
 SECONDS_ := $(SECONDS)
 PORT ?=
-FIRMWARE ?=
-BAUD ?=
-NAME ?=
-SETTINGS ?=
+# Only what is said to make: some systems have a NAME of their own in the environment.
+FIRMWARE =
+BAUD =
+NAME =
+SETTINGS =
 AT = $(if $(PORT),--port "$(PORT)")
 
 AXE := build/browser/node_modules/axe-core/axe.min.js
@@ -26,11 +27,13 @@ AXE := build/browser/node_modules/axe-core/axe.min.js
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "  PORT=/dev/ttyUSB0 says which board, where several are plugged in."
 
 setup: $(VENV)/.synced ## create the project's venv from Pipfile.lock
 
 $(VENV)/.synced: Pipfile Pipfile.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EspNet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV); this takes a minute, and only now and then."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/pipenv || $(BIN)/pip install --quiet --disable-pip-version-check pipenv
 	@$(PIPENV) sync --dev
@@ -84,7 +87,7 @@ lock: ## renew Pipfile.lock, without package source addresses
 firmware: setup ## fetch MicroPython for the board's chip; needs the internet
 	@./espcli board firmware $(AT)
 
-flash: setup ## erase the board and write MicroPython (FIRMWARE=file, BAUD=n, PORT=port)
+flash: setup ## erase the board and write MicroPython (FIRMWARE=file, BAUD=n)
 	@./espcli board flash $(AT) $(if $(FIRMWARE),--firmware "$(FIRMWARE)") $(if $(BAUD),--baud "$(BAUD)")
 
 put: setup ## put EspNet's program onto the board

@@ -109,8 +109,9 @@ class CableError(EspNetError):
     """What goes over the USB cable did not work.
 
     ``kind`` is the reason in one word, stable for programs: ``port`` (which one is not clear), ``gone``,
-    ``denied``, ``busy``, ``silent`` (nobody answers there), ``image`` (refused before anything was erased),
-    ``flash`` (it does not fit), ``failed`` (in the middle of it), ``download``.
+    ``denied``, ``busy``, ``silent`` (nobody answers there), ``chip`` (none that EspNet runs on), ``image``
+    (refused before anything was erased), ``flash`` (it does not fit), ``failed`` (in the middle of it),
+    ``network`` (it did not let the board in), ``download``.
     """
 
     def __init__(self, kind: str, sentence: str) -> None:

@@ -228,6 +228,7 @@ def test_a_number_is_plain_and_within_its_bounds(text: str, refused: Refusals) -
     refused("device", "porch", "requests", "get_adc", "2", "4", text)
     if text != "0":
         refused("simulate", "1", "--seed", text)
+        refused("simulate", "1", "--beacons", text)
         refused("device", "porch", "requests", "set_gpio", "2", text)
     refused("simulate", "1", f"--heap={text}")
 

@@ -36,7 +36,7 @@ def follow(
 
 def reset(port: str, pause: Callable[[float], None]) -> None:
     """Restarts the board: by its reset line, or, where there is none, from MicroPython's prompt."""
-    if not ports.has_reset_lines(port):
+    if not ports.has_reset_lines(port) or ports.is_program(port):
         with prompt.opened(port):
             return
     with _opened(port) as line:

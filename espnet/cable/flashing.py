@@ -6,7 +6,7 @@ what was written is read back (as a hash) before it is called written.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,26 +33,36 @@ class Chip:
 
 def look(port: str) -> Chip:
     """Which chip is at the port; resets the board. Raises `CableError`."""
-    with _loader(port, _forget) as esp:
-        return _chip(port, esp)
+    with _loader(port, _forget) as held:
+        return _chip(port, held.esp)
 
 
 def flash(
-    port: str, image: Image, progress: Progress, *, baud: int = BAUD, no_stub: bool = False
-) -> Chip:
+    port: str,
+    image: Image | Callable[[Chip], Image],
+    progress: Progress,
+    *,
+    baud: int = BAUD,
+    no_stub: bool = False,
+) -> tuple[Chip, Image]:
     """Erases the chip at the port, writes the image and verifies it. Raises `CableError`.
 
-    ``no_stub``: without esptool's own loader in the chip's memory; slower, and works where that does not.
+    ``image`` may be a choice for the chip: it is made while the chip is held, because some boards come into
+    their loader only by their button. ``no_stub``: without esptool's own loader in the chip's memory;
+    slower, and works where that does not.
     """
     progress("looking for the chip", 0, 1)
-    with _loader(port, progress) as esp:
+    with _loader(port, progress) as held:
         import esptool
 
+        esp = held.esp
         chip = _chip(port, esp)
+        if callable(image):
+            image = image(chip)
         offset = int(esp.BOOTLOADER_FLASH_OFFSET)
         _require_fit(image, chip, offset)
         if not no_stub:
-            esp = esptool.run_stub(esp)
+            esp = held.esp = esptool.run_stub(esp)
         if baud != _CONNECT_BAUD:
             esp.change_baud(baud)
         progress("erasing", 0, 1)
@@ -64,13 +74,18 @@ def flash(
         # It compares the hash of what is on the chip then, and fails if it is another one.
         esptool.write_flash(esp, [(offset, image.data)])
     progress("writing", len(image.data), len(image.data))
-    return chip
+    return chip, image
 
 
 def _chip(port: str, esp: Any) -> Chip:
     import esptool
     from esptool.util import flash_size_bytes
 
+    if esp.IMAGE_CHIP_ID is None:
+        raise CableError(
+            "chip",
+            f"The board at {port} has an {esp.CHIP_NAME}; EspNet needs an ESP32 of any kind.",
+        )
     esptool.attach_flash(esp)
     size = flash_size_bytes(esptool.detect_flash_size(esp))
     if not size:
@@ -79,7 +94,7 @@ def _chip(port: str, esp: Any) -> Chip:
         )
     return Chip(
         name=str(esp.CHIP_NAME),
-        chip_id=int(esp.IMAGE_CHIP_ID or 0),
+        chip_id=int(esp.IMAGE_CHIP_ID),
         description=str(esp.get_chip_description()),
         revision=int(esp.get_chip_revision()),
         mac="".join(f"{byte:02x}" for byte in esp.read_mac("BASE_MAC")),
@@ -98,6 +113,11 @@ def _require_fit(image: Image, chip: Chip, offset: int) -> None:
         )
     elif offset + len(image.data) > chip.flash:
         problem = f"has {len(image.data):,} bytes, and this board's flash {chip.flash:,}"
+    elif image.flash > chip.flash:
+        problem = (
+            f"is for {image.flash >> 20} MB of flash, and this board has {chip.flash >> 20} MB: it would "
+            "not start"
+        )
     else:
         return
     raise CableError("image", f"{image.path} {problem}; nothing was erased.")
@@ -115,8 +135,15 @@ def _revision(number: int) -> str:
     return f"v{number // 100}.{number % 100}"
 
 
+class _Held:
+    """``esp`` is who answers on the chip: the ROM's loader, later esptool's stub."""
+
+    def __init__(self, esp: Any) -> None:
+        self.esp = esp
+
+
 @contextlib.contextmanager
-def _loader(port: str, progress: Progress) -> Iterator[Any]:
+def _loader(port: str, progress: Progress) -> Iterator[_Held]:
     """The chip's own loader. Afterwards the board is reset: by its lines, or by the port being closed."""
     ports.require(port)
     import esptool
@@ -126,24 +153,26 @@ def _loader(port: str, progress: Progress) -> Iterator[Any]:
     _silence()
     _listeners[-1] = progress
     has_lines = ports.has_reset_lines(port)
-    esp: Any = None
+    held: _Held | None = None
     try:
-        esp = esptool.detect_chip(
-            port,
-            _CONNECT_BAUD,
-            "default-reset" if has_lines else "no-reset",
-            connect_attempts=_ATTEMPTS,
+        held = _Held(
+            esptool.detect_chip(
+                port,
+                _CONNECT_BAUD,
+                "default-reset" if has_lines else "no-reset",
+                connect_attempts=_ATTEMPTS,
+            )
         )
-        yield esp
+        yield held
     except (FatalError, serial.SerialException, OSError) as e:
-        raise _failed(port, e, is_connected=esp is not None) from e
+        raise _failed(port, e, is_connected=held is not None) from e
     finally:
-        if esp is not None:
+        if held is not None:
             with contextlib.suppress(FatalError, serial.SerialException, OSError):
                 if has_lines:
-                    esp.hard_reset()
+                    held.esp.hard_reset()
             with contextlib.suppress(serial.SerialException, OSError):
-                esp._port.close()
+                held.esp._port.close()
 
 
 def _failed(port: str, e: Exception, *, is_connected: bool) -> CableError:

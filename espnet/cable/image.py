@@ -25,12 +25,16 @@ _OFFSETS = {0: 0x1000, 2: 0x1000, 18: 0x2000, 23: 0x2000}
 
 @dataclass(frozen=True)
 class Image:
-    """``chip_id`` is the number of the chip that it is for; ``least_revision`` is 301 for v3.1."""
+    """``chip_id`` is the number of the chip that it is for; ``least_revision`` is 301 for v3.1.
+
+    ``flash`` is the size in bytes of the flash that it expects: with less, its bootloader stops.
+    """
 
     path: Path
     data: bytes
     chip_id: int
     least_revision: int
+    flash: int
 
 
 def read(path: Path) -> Image:
@@ -49,7 +53,7 @@ def read(path: Path) -> Image:
     if b"MicroPython" not in data:
         raise _wrong(path, "holds no MicroPython")
     _require_whole(path, data[program:])
-    return Image(path, data, chip_id, least)
+    return Image(path, data, chip_id, least, 1 << (20 + (data[3] >> 4)))
 
 
 def _contents(path: Path) -> bytes:

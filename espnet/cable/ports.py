@@ -5,11 +5,18 @@ import fcntl
 import os
 import stat
 import termios
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from espnet.errors import CableError
 
 _CABLE = "check that the board is plugged in, and that the cable has data lines (many only charge)"
+#: A board whose chip is itself the USB device is gone from USB for a moment at every reset: so many looks.
+_LOOKS, _PAUSE_S = 25, 0.1
+#: Chips that are their own USB device, and the two ways: in hardware, with lines that reset; by a program.
+_ESPRESSIF, _MICROPYTHON = 0x303A, 0xF055
+_IN_HARDWARE = 0x1001
 
 
 def plugged() -> list[str]:
@@ -19,15 +26,22 @@ def plugged() -> list[str]:
     return sorted(str(port.device) for port in list_ports.comports() if port.vid is not None)
 
 
-def find(given: str = "", look: Callable[[], list[str]] = plugged) -> str:
+def find(
+    given: str = "",
+    look: Callable[[], list[str]] = plugged,
+    pause: Callable[[float], None] = time.sleep,
+) -> str:
     """The port that was named, or the only one that ``look`` finds; raises `CableError`."""
     if given:
         return given
-    ports = look()
+    for _ in range(_LOOKS):
+        if ports := look():
+            break
+        pause(_PAUSE_S)
     if len(ports) == 1:
         return ports[0]
     if not ports:
-        raise CableError("port", f"No board is plugged in: {_CABLE}; or name its port with --port.")
+        raise CableError("port", f"No board is found: {_CABLE}; or name its port with --port.")
     raise CableError(
         "port",
         f"There are several: {', '.join(ports)}; say which one with --port, or unplug the others.",
@@ -58,11 +72,36 @@ def explained(port: str, otherwise: str, *, is_ours: bool = False) -> CableError
     return CableError("silent", otherwise)
 
 
-def require(port: str) -> None:
+def require(port: str, pause: Callable[[float], None] = time.sleep) -> None:
     """Raises `CableError` when the port cannot be opened; nothing is sent."""
-    problem = explained(port, "")
+    looks = _LOOKS if _may_come_back(port) else 1
+    for look in range(looks):
+        problem = explained(port, "")
+        if problem.kind != "gone" or look + 1 == looks:
+            break
+        pause(_PAUSE_S)
     if str(problem):
         raise problem
+
+
+def _may_come_back(port: str) -> bool:
+    """Whether the name is one of those that chips get which are themselves the USB device."""
+    name = os.path.basename(port)
+    return name.startswith(("ttyACM", "cu.usbmodem", "tty.usbmodem"))
+
+
+def is_program(port: str, ports: Iterable[Any] | None = None) -> bool:
+    """Whether a program on the board is the USB device: then the port's lines reset nothing."""
+    if ports is None:
+        from serial.tools import list_ports
+
+        ports = list_ports.comports()
+    device = os.path.realpath(port)
+    for each in ports:
+        if os.path.realpath(str(each.device)) == device:
+            is_own = each.vid == _ESPRESSIF and each.pid != _IN_HARDWARE
+            return bool(is_own or each.vid == _MICROPYTHON)
+    return False
 
 
 def has_reset_lines(port: str) -> bool:

@@ -60,10 +60,15 @@ class BoardWords(Words):
 
         speed = parse.count(baud, "--baud", 9600, 2_000_000)
         place = self._port(port)
-        chosen = image.read(Path(firmware)) if firmware else None
-        chosen = chosen or cabled.newest(self._images, flashing.look(place))
+        named = image.read(Path(firmware)) if firmware else None
         with cabled.progress() as told:
-            chip = flashing.flash(place, chosen, told, baud=speed, no_stub=bool(no_stub))
+            chip, chosen = flashing.flash(
+                place,
+                named or (lambda chip: cabled.newest(self._images, chip)),
+                told,
+                baud=speed,
+                no_stub=bool(no_stub),
+            )
         data = {
             "port": place,
             "id": chip.mac,
@@ -152,7 +157,9 @@ class BoardWords(Words):
             "settings": shown(wanted),
         }
         text = f"Board {board_id} is in {joined.ssid} at {joined.address}, and restarts."
-        return Shown(data, f"{text} Next: `espcli register {joined.address} {name or 'NAME'}`.")
+        called = wanted.hostname or "NAME"
+        register = f"`espcli register {joined.address} {called}`"
+        return Shown(data, f"{text} Next: `espcli discover --register`, or at once {register}.")
 
     @verb
     def repl(self, *, port: str = "") -> Exit:
@@ -253,8 +260,10 @@ class BoardWords(Words):
         place = self._port(port)
         with cabled.progress() as told, prompt.opened(place) as board:
             done = putting.put(board, release, told, app=app, switch=switch)
+            is_new = "settings.json" not in board.ask("os.listdir('/')")
         data = {"port": place, "version": release.version, "build": release.build, **done._asdict()}
-        return Shown(data, _said(done, place, f"{release.version} (build {release.build})"))
+        text = _said(done, place, f"{release.version} (build {release.build})")
+        return Shown(data, text + " Next: `espcli board provision --name NAME`." * is_new)
 
 
 def _said(done: "Done", port: str, what: str) -> str:

@@ -1,5 +1,6 @@
 """What the words of `espcli board` need beside the cable: questions, progress bars, other programs, files."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,8 +26,12 @@ _BOARDS = {
     2: "ESP32_GENERIC_S2",
     5: "ESP32_GENERIC_C3",
     9: "ESP32_GENERIC_S3",
+    12: "ESP32_GENERIC_C2",
     13: "ESP32_GENERIC_C6",
+    23: "ESP32_GENERIC_C5",
 }
+#: Variants that a board without what they are for cannot use, or that leave less room.
+_STRANGE = ("-SPIRAM", "-UNICORE", "-OTA")
 _FETCH_S = 300
 
 
@@ -39,9 +44,10 @@ def progress() -> Iterator["Progress"]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # Networks may be called [red].
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("", total=None)
+        bar = bars.add_task("looking for the board", total=None)
 
         def told(what: str, done: int, total: int) -> None:
             is_long = total > 1
@@ -64,7 +70,13 @@ def fetch(port: str, folder: Path) -> dict[str, Any]:
     """Has mpflash download the stable image for the chip at the port; raises `CableError`."""
     from espnet.cable import flashing
 
-    chip = flashing.look(port)
+    with progress() as told:
+        chip = flashing.look(port)
+        told(f"fetching MicroPython for {chip.name}", 0, 1)
+        return _fetched(chip, folder)
+
+
+def _fetched(chip: "Chip", folder: Path) -> dict[str, Any]:
     board = _BOARDS.get(chip.chip_id)
     if board is None:
         raise CableError("download", f"There is no known image for {chip.name}; fetch one by hand.")
@@ -72,11 +84,13 @@ def fetch(port: str, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise CableError("download", f"{folder} cannot be made: {e.strerror}.") from e
-    command = [sys.executable, "-P", "-m", "mpflash", "-q", "-x", "--dir", str(folder)]
-    command += ["download", "--board", board, "--version", "stable"]
+    before = _stamps(folder)
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=_FETCH_S, stdin=subprocess.DEVNULL
+            download(board, folder),
+            capture_output=True,
+            timeout=_FETCH_S,
+            stdin=subprocess.DEVNULL,
         )
         code = done.returncode
     except subprocess.TimeoutExpired:
@@ -85,7 +99,8 @@ def fetch(port: str, folder: Path) -> dict[str, Any]:
         found = newest(folder, chip)
     except CableError:
         found = None
-    if found is None or code:
+    # mpflash does not tell by its exit code that nothing came.
+    if found is None or code or _stamps(folder) == before:
         raise CableError(
             "download",
             f"No image for {chip.name} could be fetched: this step needs the internet. Without it, bring "
@@ -95,17 +110,40 @@ def fetch(port: str, folder: Path) -> dict[str, Any]:
     return {"chip": chip.description, "image": str(found.path), "bytes": len(found.data)}
 
 
+def download(board: str, folder: Path) -> list[str]:
+    """The command that has mpflash fetch a board's images; what is there already comes anew."""
+    # Where its database lies, mpflash decides before it reads --dir: else in the user's downloads.
+    command = ["env", f"MPFLASH_FIRMWARE={folder}", sys.executable, "-P", "-m", "mpflash.cli_main"]
+    command += ["-q", "-x", "--dir", str(folder)]
+    return [*command, "download", "--force", "--version", "stable", "--board", board]
+
+
+def _stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.bin") if path.is_file()}
+
+
 def newest(folder: Path, chip: "Chip") -> "Image":
-    """The newest whole image for the chip in a folder; raises `CableError`."""
+    """The newest whole image for the chip in a folder; raises `CableError`.
+
+    A chip's images come with variants, for other flash or more memory. The plain one is taken, unless it
+    expects more flash than there is; then the variant for less.
+    """
     from espnet.cable import image
 
-    paths = [path for path in folder.rglob("*.bin") if path.is_file()] if folder.is_dir() else []
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+    stamps = _stamps(folder) if folder.is_dir() else {}
+    plain = re.compile(rf"{_BOARDS.get(chip.chip_id)}(-\d{{8}})?-v")
+
+    def rank(path: Path) -> tuple[bool, bool, bool, int]:
+        is_plain = plain.match(path.name) is not None
+        is_strange = any(word in path.name for word in _STRANGE)
+        return is_plain, "-FLASH_" in path.name, not is_strange, stamps[path]
+
+    for path in sorted(stamps, key=rank, reverse=True):
         try:
             found = image.read(path)
         except CableError:
             continue
-        if found.chip_id == chip.chip_id:
+        if found.chip_id == chip.chip_id and found.flash <= chip.flash:
             return found
     raise CableError(
         "image",
@@ -134,6 +172,7 @@ def wanted(
     fields = {key: value for key, value in changes.items() if value}
     if not given.zone and not zone:
         fields["zone"] = local_zone()
+    settings.check(msgspec.structs.replace(given, **fields))  # before anything is asked
     if not given.wifi:
         ssid = _answer("Name of the Wi-Fi (SSID)")
         fields["wifi"] = (settings.Network(ssid),)
@@ -156,7 +195,9 @@ def _with_passwords(made: "Settings") -> "Settings":
     made = msgspec.structs.replace(made, wifi=tuple(networks))
     settings.check(made)
     if made.ap and made.ap.password is msgspec.UNSET:
-        password = _secret("Password of the network that it opens where it finds none (or nothing)")
+        password = _secret(
+            "Password of the Wi-Fi that the board opens while it finds none (empty: never)"
+        )
         point = settings.AccessPoint(password) if password else msgspec.UNSET
         made = msgspec.structs.replace(made, ap=point)
     settings.check(made)
@@ -188,6 +229,9 @@ def _secret(question: str) -> str:
             return getpass.getpass(f"{question}: ")
         except EOFError:
             return ""
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise
     return _line()
 
 

@@ -346,7 +346,13 @@ class Commands(SampleWords, SealWords, UpdateWords):
 
     @verb
     def simulate(
-        self, count: str, *, seed: str = "1", heap: str = "112K", serial: bool = False
+        self,
+        count: str,
+        *,
+        seed: str = "1",
+        heap: str = "112K",
+        serial: bool = False,
+        beacons: str = "8469",
     ) -> Told:
         """Starts COUNT boards without hardware, running the real firmware.
 
@@ -356,6 +362,8 @@ class Commands(SampleWords, SealWords, UpdateWords):
         --seed     another number makes other boards, with other ids (1)
         --heap     memory of each board: 112K is what an ESP32 has (112K), 188K its hard limit
         --serial   fresh from the box, on a serial line each, for `espcli board`, esptool and mpremote
+        --beacons  the port of this machine at which they say where they are, as `espcli discover`
+                   hears it (8469); off: they are silent
         --json     one JSON object a line: id, address, control; with --serial port and image, too
 
         Example: espcli simulate 3, then in another terminal espcli register ADDRESS porch
@@ -364,7 +372,8 @@ class Commands(SampleWords, SealWords, UpdateWords):
 
         boards = parse.count(count, "COUNT", 1, 5000)
         number = parse.count(seed, "--seed", 0, 10**9)
-        return Told(lambda emit: run(emit, boards, number, heap, bool(serial)))
+        port = None if beacons == "off" else parse.count(beacons, "--beacons", 1, 65535)
+        return Told(lambda emit: run(emit, boards, number, heap, bool(serial), port))
 
     @verb
     def demo(self, *, seconds: str = "") -> Exit:

@@ -64,7 +64,8 @@ def discover(session: Session, *, seconds: float, register: bool, tags: tuple[st
                 row["access"] = found
                 row["problem"] = row["problem"] or problem
         failed = _register(session, strange, views, tags, tell) if register else 0
-    return _report(rows, seconds, register, failed)
+    new = len(strange) - failed if register else 0
+    return _report(rows, seconds, register, failed, new)
 
 
 async def _listen(address: str, heard: Heard, seconds: float, tell: _Tell) -> None:
@@ -196,7 +197,7 @@ def _name(row: Row, taken: set[str]) -> str:
     return next((name for name in names if name not in taken), row["id"])
 
 
-def _report(rows: Sequence[Row], seconds: float, register: bool, failed: int) -> Report:
+def _report(rows: Sequence[Row], seconds: float, register: bool, failed: int, new: int) -> Report:
     parts: list[Records | Section] = []
     columns = (
         "name",
@@ -210,15 +211,18 @@ def _report(rows: Sequence[Row], seconds: float, register: bool, failed: int) ->
     )
     if rows:
         parts.append(Records(rows, columns, spare=("version", "moved_from", "name")))
-    parts += [Section("", [Line(text)]) for text in _advice(rows, seconds, register, failed)]
+    parts += [Section("", [Line(text)]) for text in _advice(rows, seconds, register, failed, new)]
     return Report(list(rows), parts, 1 if failed else 0)
 
 
-def _advice(rows: Sequence[Row], seconds: float, register: bool, failed: int) -> list[str]:
+def _advice(
+    rows: Sequence[Row], seconds: float, register: bool, failed: int, new: int
+) -> list[str]:
     if not rows:
         return [
             f"No board spoke within {seconds:g} s. Boards speak once a minute, to their own network only: "
-            "is this machine in it, and does its firewall let UDP 8469 in? Firmware older than 0.2 is silent."
+            "is this machine in it, and does its firewall let UDP 8469 in? Boards with old firmware are "
+            "silent: `espcli register ADDRESS NAME`."
         ]
     told = []
     if moved := [row for row in rows if row["moved_from"]]:
@@ -233,6 +237,8 @@ def _advice(rows: Sequence[Row], seconds: float, register: bool, failed: int) ->
             f"{amount(len(strange), 'board')} not registered: `espcli discover --register`, or "
             "`espcli register ADDRESS NAME`."
         )
+    if new:
+        told.append(f"{amount(new, 'board')} registered now: `espcli run` polls the fleet.")
     if failed:
         told.append(f"{amount(failed, 'board')} could not be registered.")
     return told

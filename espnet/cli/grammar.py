@@ -72,6 +72,7 @@ _VALUES = {
     "firmware": "FILE",
     "settings": "FILE",
     "baud": "N",
+    "beacons": "PORT",
     "into": "FOLDER",
     "device": "NAME",
     "to": "WHAT",

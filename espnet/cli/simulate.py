@@ -11,12 +11,17 @@ from espnet.simulator import SimulatedBoard, simulate
 
 
 def run(
-    emit: Callable[[Mapping[str, Any]], None], count: int, seed: int, heap: str, serial: bool
+    emit: Callable[[Mapping[str, Any]], None],
+    count: int,
+    seed: int,
+    heap: str,
+    serial: bool,
+    beacon_port: int | None,
 ) -> None:
     """Runs ``count`` boards and tells ``emit`` of each that answers; returns when it is stopped.
 
     ``heap`` is MicroPython's ``-X heapsize``, or ``none`` for the port's default. ``serial``: the boards are
-    fresh from the box, and have a serial line.
+    fresh from the box, and have a serial line. ``beacon_port``: where on 127.255.255.255 they send beacons.
     """
     if heap != "none" and not re.fullmatch(r"[1-9]\d{0,6}[KkMm]?", heap):
         raise UsageError(f"--heap is a size such as 112K or 188K, or none; not {heap!r}.")
@@ -39,6 +44,7 @@ def run(
                 heap=None if heap == "none" else heap,
                 compiled=True,
                 serial=serial,
+                beacon_port=beacon_port,
                 on_ready=ready,
             )
         except asyncio.CancelledError:

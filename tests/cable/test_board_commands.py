@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from espnet.cable import flashing
+from espnet.cable.image import Image, read
+from espnet.cli import cabled
+from espnet.errors import CableError
 from espnet.simulator import Board, Fleet
 from espnet.simulator.chip import image
 
@@ -261,6 +265,52 @@ def test_the_image_that_was_fetched_is_found(fresh: Board, espcli: Espcli, tmp_p
     done = espcli("board", "flash", *at, "--json")
     assert done.returncode == 0, done.stderr
     assert Path(json.loads(done.stdout)["firmware"]).name == "new.bin"
+
+
+def test_a_board_is_not_let_go_to_choose_its_image(fresh: Board, tmp_path: Path) -> None:
+    """Who holds BOOT holds it once: the image is chosen while the loader waits."""
+    seen = []
+
+    def choose(chip: flashing.Chip) -> Image:
+        seen.append((chip.mac, fresh.phase))
+        assert fresh.image is not None
+        return read(fresh.image)
+
+    flashing.flash(fresh.serial, choose, lambda what, done, total: None)
+    assert seen == [(fresh.id, "loader")]
+
+
+def test_the_plain_image_that_fits_is_chosen(tmp_path: Path) -> None:
+    """Not a variant for other memory, although it came later; one for less flash where the plain one does not
+    fit; and none rather than one that would not start."""
+    for number, (name, nibble) in enumerate(
+        {
+            "ESP32_GENERIC-20250101-v1.26.0.bin": 0x20,
+            "ESP32_GENERIC-v1.27.0.bin": 0x20,
+            "ESP32_GENERIC-D2WD-v1.27.0.bin": 0x10,
+            "ESP32_GENERIC-SPIRAM-v1.27.0.bin": 0x10,
+        }.items()
+    ):
+        file = tmp_path / name
+        file.write_bytes(image()[:3] + bytes([nibble]) + image()[4:])
+        os.utime(file, (number, number))
+
+    def chosen(flash: int) -> str:
+        chip = flashing.Chip("ESP32", 0, "ESP32", 301, "", flash)
+        return cabled.newest(tmp_path, chip).path.name
+
+    assert chosen(4 << 20) == "ESP32_GENERIC-v1.27.0.bin"
+    assert chosen(2 << 20) == "ESP32_GENERIC-D2WD-v1.27.0.bin"
+    with pytest.raises(CableError, match="espcli board firmware"):
+        chosen(1 << 20)
+
+
+def test_mpflash_understands_what_it_is_told(tmp_path: Path) -> None:
+    """The command that fetches is one of this mpflash's own, with its options."""
+    command = [*cabled.download("ESP32_GENERIC", tmp_path), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Download MicroPython firmware" in done.stdout
 
 
 def test_without_the_internet_fetching_is_one_sentence(

@@ -65,6 +65,7 @@ WRONG = {
     "unknown chip": chips.image(777),
     "newer revision": GOOD[:15] + struct.pack("<H", 400) + GOOD[17:],
     "too large": GOOD + b"\xff" * chips.SIZE,
+    "for more flash": changed(3, b"\x30"),
 }
 
 
@@ -105,7 +106,7 @@ def test_flashing_erases_writes_and_tells_how_far_it_is(fresh: Board, no_stub: b
     assert fresh.image is not None
     (fresh.flash / "old").write_text("of the owner before")
     steps: list[tuple[str, int, int]] = []
-    found = flashing.flash(
+    found, _ = flashing.flash(
         fresh.serial,
         image.read(fresh.image),
         lambda *step: steps.append(step),

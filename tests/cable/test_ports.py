@@ -4,6 +4,7 @@ import os
 import pty
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import serial
@@ -36,9 +37,40 @@ def test_the_only_port_is_the_one() -> None:
 def test_none_and_several_are_a_sentence() -> None:
     """Without a board: the cable. With two: which."""
     with pytest.raises(CableError, match="data lines"):
-        ports.find("", lambda: [])
+        ports.find("", lambda: [], lambda s: None)
     with pytest.raises(CableError, match=r"/dev/ttyUSB0, /dev/ttyUSB1.*--port"):
         ports.find("", lambda: ["/dev/ttyUSB0", "/dev/ttyUSB1"])
+
+
+def test_a_board_that_is_away_for_a_moment_is_waited_for(tmp_path: Path, terminal: str) -> None:
+    """A chip that is its own USB device leaves USB at every reset; its port is there again soon."""
+    seen = [["/dev/ttyACM0"], [], []]
+    assert ports.find("", lambda: seen.pop(), lambda s: None) == "/dev/ttyACM0"
+    port = tmp_path / "ttyACM0"
+    ports.require(str(port), lambda s: port.exists() or port.symlink_to(terminal))
+    with pytest.raises(CableError, match="data lines"):
+        ports.require(str(tmp_path / "ttyACM1"), lambda s: None)
+
+
+@pytest.mark.parametrize(
+    ("vid", "pid", "is_program"),
+    [
+        (0x10C4, 0xEA60, False),  # CP210x
+        (0x1A86, 0x7523, False),  # CH340
+        (0x303A, 0x1001, False),  # the chip's own, in hardware: it has reset lines
+        (0x303A, 0x4001, True),
+        (0xF055, 0x9802, True),
+        (None, None, False),
+    ],
+)
+def test_a_usb_device_that_is_a_program_is_known(
+    vid: int | None, pid: int | None, is_program: bool
+) -> None:
+    """It has lines, and they reset nothing."""
+    other = SimpleNamespace(device="/dev/ttyACM7", vid=0x303A, pid=0x4001)
+    found = SimpleNamespace(device="/dev/ttyACM0", vid=vid, pid=pid)
+    assert ports.is_program("/dev/ttyACM0", [other, found]) == is_program
+    assert not ports.is_program("/dev/ttyS0", [other, found])
 
 
 def test_a_port_that_is_not_there(tmp_path: Path) -> None:
