@@ -6,7 +6,7 @@ answer the status of a board; rounds are interleaved, medians count.
     espnet     the firmware of esp32/
     streams    a plain server on `asyncio.start_server`, as boards of 2021 had: it reads line by line, answers
                HTTP/1.0 in several writes and closes; written here, from what is known of the wire
-    microdot   the web framework of that name, when it is installed (`pip install microdot`)
+    microdot   the web framework of that name, as a measure
 
 The last two answer the fields of 2021 only, which is less work than the firmware's answer.
 """

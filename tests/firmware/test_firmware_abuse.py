@@ -222,7 +222,6 @@ def load_the_same(board: Board) -> None:
     ask(board, "GET", "/details")
 
 
-
 @pytest.mark.parametrize("claimed", [False, True], ids=["open", "claimed"])
 def test_fifty_bad_clients_at_once(make_board, claimed: bool) -> None:
     """While 50 bad clients of every kind come again and again, a good one is served sooner or later, also by

@@ -438,7 +438,7 @@ def set_up_in_the_dark(board: Board, cuts: int, seed: int) -> Counter[str]:
 
 
 def test_power_cuts_during_settings(tmp_path: Path) -> None:
-    """The power goes at 200 random moments around a write of settings: the old or the new ones hold, whole."""
+    """The power goes at 200 random moments around a write of settings: the old ones hold, or the new ones."""
     with Fleet(4) as fleet, ThreadPoolExecutor(4) as pool:
         for board in fleet:
             (board.flash / "settings.json").write_text('{"hostname": "before"}')
