@@ -345,13 +345,17 @@ class Install:
 
     def _wait_back(self) -> None:
         """Returns when the board answers with the new version."""
-        told_at = self._clock.monotonic()
+        told_at, trouble = self._clock.monotonic(), ""
         while True:
             slots = self._look()
             if slots is not None and slots.build == self._rollout.build:
                 return
+            if slots is None:  # what it runs may not have the memory to say more than polls want to know
+                runs, trouble = self._polls(trouble)
+                if runs:
+                    return
             if slots is not None and slots.boots != self._progress.boots:
-                self._went_back(slots)
+                self._went_back(slots, trouble)
             if slots is not None and self._clock.monotonic() - told_at > SWITCH_AGAIN_S:
                 told_at = self._clock.monotonic()
                 try:
@@ -362,6 +366,15 @@ class Install:
             if self._clock.now() > self._ends_at + LATEST_S:
                 raise _Failed("did not come back from the restart into the new version")
             self._wait(0.5)
+
+    def _polls(self, trouble: str) -> tuple[bool, str]:
+        """Whether a poll sees the new version, and what it said else; ``trouble`` where nobody answers."""
+        try:
+            return self._poll(self._talk.device).decoded().build == self._rollout.build, trouble
+        except BoardError as error:
+            return False, trouble if error.status is None else error.what
+        except (DeviceBusy, DeviceLockLost, CredentialClosed, UnknownDevice):
+            return False, trouble
 
     def _problem(self) -> str:
         """What is wrong, as the end of a sentence, by a poll like any other; "" where nothing is."""
