@@ -372,7 +372,7 @@ class Install:
         try:
             return self._poll(self._talk.device).decoded().build == self._rollout.build, trouble
         except BoardError as error:
-            return False, trouble if error.status is None else error.what
+            return False, trouble if error.kind in _AWAY else error.what
         except (DeviceBusy, DeviceLockLost, CredentialClosed, UnknownDevice):
             return False, trouble
 
@@ -390,17 +390,20 @@ class Install:
         """Again and again where the answer was lost, for as long as the board may still be on trial; and seen
         twice, because a board that has just given up its trial says for half a second what one says that is
         done with it."""
-        build, is_seen = self._rollout.build, False
+        build, is_seen, what = self._rollout.build, False, ""
         while True:
-            what = ""
             try:
                 if not is_seen:
                     self._talk.order(lambda fence: updates.confirm(build, fence))
-            except (BoardError, DeviceBusy, DeviceLockLost) as error:
-                what = str(error)
+                    what = ""
+            except BoardError as error:
+                if error.kind not in _AWAY or not what:
+                    what = error.what
+            except (DeviceBusy, DeviceLockLost) as error:
+                what = what or str(error)
             slots = self._look()
             if slots is not None and slots.build != build:
-                self._went_back(slots, "was not confirmed in time")
+                self._went_back(slots, what or "was not confirmed in time")
             if slots is not None and slots.trial_s is None:
                 if is_seen:
                     break

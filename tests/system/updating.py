@@ -65,7 +65,7 @@ def eats_the_heap(folder: Path) -> None:
         folder,
         "app.py",
         "    starts = (tick",
-        "    global hoard\n    hoard = []\n    gc.collect()\n    while gc.mem_free() > 9000:\n"
+        "    global hoard\n    hoard = []\n    gc.collect()\n    while gc.mem_free() > 7500:\n"
         "        hoard.append(bytearray(400))\n    starts = (tick",
     )
 
