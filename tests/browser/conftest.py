@@ -85,7 +85,7 @@ def board(page_board: Board) -> Board:
     page_board.clear()
     for file in page_board.flash.glob("*.json"):
         file.unlink()
-    settings = {"hostname": "porch", "wifi": [{"ssid": "home", "password": "wave"}]}
+    settings = {"hostname": "porch", "wifi": [{"ssid": "home", "password": "a wave or two"}]}
     (page_board.flash / "settings.json").write_text(json.dumps(settings))
     page_board.power(True)
     page_board.reset("power")
