@@ -24,11 +24,20 @@ def answer(board_id, leases, now_s):
     notices = settings.notices[:]
     undone = boots.record().get("undone")
     if boots.safe:
-        notices.append("Safe mode: the board died too often. Its pins rest for a minute.")
+        notices.append(
+            "Safe mode: the board died too often. Its pins rest until it has run for a minute; "
+            "settings and updates work."
+        )
     if boots.trial:
-        notices.append(f"Its new program is on trial for up to {boots.minutes} minutes.")
+        minutes = max(0, boots.minutes * 60 - now_s + 59) // 60
+        notices.append(
+            f"Its new program is on trial: unless a controller confirms it within {minutes} min, "
+            "the one before comes back."
+        )
     if undone:
-        notices.append(f"Its new program was undone: {undone.get('why')}.")
+        version = undone.get("version")
+        version = f" {version}" if version else ""
+        notices.append(f"Its new program{version} was undone: {undone.get('why')}.")
     if hardware.reset_cause() == "watchdog":
         notices.append("The board no longer did its work, so its watchdog restarted it.")
     board = {"id": board_id, "name": settings.name, "rssi": None, "notices": notices, "crash": None}
@@ -41,7 +50,9 @@ def answer(board_id, leases, now_s):
         pass  # the network went just now
     board["wifi"] = wifi.status()
     if board["wifi"]["ap"]:
-        notices.append("The board found no network, so it opened an access point of its own.")
+        notices.append(
+            f"The board found no network, so it opened an access point: {board['wifi']['ap']}."
+        )
     crash = sys.modules.get("crash")  # loaded at the first one
     text = crash.text if crash else flash.load("crash.json", "")
     if text:  # that of an earlier boot: nobody knows how long ago

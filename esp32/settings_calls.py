@@ -54,6 +54,10 @@ def take(request):
     except ValueError:
         new = None
     request.body = ()
+    # Whoever writes settings has the page open, or has just logged in. What these needed makes room: to
+    # check settings takes the memory for two modules more, and for settings old and new.
+    while rarely.used:
+        rarely.drop()
     if not isinstance(new, dict):
         raise Refusal(400, "the body must be one JSON object")
     # What was put there and waits for a restart is the newest; it may not be in use yet.

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from firmware.updating import release
 
+from espnet.firmware import Release
 from espnet.simulator import Fleet
 from espnet.simulator.fleet import Board
 
@@ -79,17 +81,24 @@ def page_board() -> Iterator[Board]:
         yield board
 
 
+@pytest.fixture(scope="package")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A release that is another one than the board's, and no worse."""
+    return release(tmp_path_factory.mktemp("newer") / "esp32")
+
+
 @pytest.fixture
 def board(page_board: Board) -> Board:
     """Open, just started, without faults and without anything that an earlier test set."""
     page_board.clear()
     for file in page_board.flash.glob("*.json"):
         file.unlink()
-    settings = {"hostname": "porch", "wifi": [{"ssid": "home", "password": "wave"}]}
+    shutil.rmtree(page_board.flash / "b", ignore_errors=True)
+    page_board.set(board_c=36.5, rssi=-61, wifi=True, speed=1)
+    settings = {"hostname": "porch", "wifi": [{"ssid": "home", "password": "a wave or two"}]}
     (page_board.flash / "settings.json").write_text(json.dumps(settings))
     page_board.power(True)
     page_board.reset("power")
-    page_board.set(board_c=36.5, rssi=-61)
     page_board.forget_requests()
     return page_board
 

@@ -62,3 +62,22 @@ def telling(page: Any, **more: Any) -> None:
         route.fulfill(response=answered, body=json.dumps({**answered.json(), **more}))
 
     page.route("**/details", answer)
+
+
+def configure(board: Board, **settings: Any) -> None:
+    """Puts settings onto the board's flash, as a cable does, and restarts it."""
+    (board.flash / "settings.json").write_text(json.dumps(settings))
+    board.reset()
+
+
+def open_settings(page: Any) -> Any:
+    """The form, opened."""
+    button(page, "Change settings …").click()
+    form = page.locator("#settings")
+    expect(form).to_be_visible()
+    return form
+
+
+def group(page: Any, name: str) -> Any:
+    """What the form has of one network or pin."""
+    return page.get_by_role("group", name=name, exact=True)

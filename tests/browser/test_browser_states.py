@@ -10,10 +10,31 @@ from typing import Any
 
 import pytest
 from firmware.digest_client import claim_by_hand
-from firmware.firmware_client import ask
+from firmware.firmware_client import ask, until
+from firmware.networking import pass_time
+from firmware.updating import act, stage
+from firmware.updating import switch as put_on_trial
+
+from espnet.firmware import Release
+from espnet.simulator.fleet import Board
 
 from .conftest import DESK, PHONE, picture
-from .person import HURRY, IMPATIENT, button, control, expect, log_in, row, switch, telling
+from .person import (
+    HURRY,
+    IMPATIENT,
+    button,
+    configure,
+    control,
+    expect,
+    log_in,
+    open_settings,
+    row,
+    switch,
+    telling,
+)
+
+#: What a page would run that takes texts for markup. As long as a name of a Wi-Fi may be.
+HOSTILE = "<img src=x onerror=hacked=alert>"
 
 TRACEBACK = """Traceback (most recent call last):
   File "web.py", line 301, in _exchange
@@ -99,12 +120,71 @@ def crashed(board: Any, page: Any, go: Callable[[], None]) -> None:
     expect(page.get_by_text("ZeroDivisionError")).to_be_visible()
 
 
+def in_safe_mode(board: Board, page: Any, go: Callable[[], None]) -> None:
+    for _ in range(4):  # all of them short
+        board.reset(counted=True)
+    opened(board, page, go)
+    expect(page.get_by_text("Safe mode: the board died too often.")).to_be_visible()
+    expect(switch(page, 4)).to_be_disabled()
+
+
+def on_trial(board: Board, page: Any, go: Callable[[], None], newer: Release) -> None:
+    stage(board, newer)
+    put_on_trial(board, newer, minutes=7)
+    opened(board, page, go)
+    expect(page.get_by_text("Its new program is on trial")).to_be_visible()
+
+
+def undone(board: Board, page: Any, go: Callable[[], None], newer: Release) -> None:
+    stage(board, newer)
+    put_on_trial(board, newer)
+    boots = board.boots
+    assert act(board, "undo", why=HOSTILE).status == 200
+    until(lambda: board.boots > boots and board.phase == "ready")
+    opened(board, page, go)
+    expect(page.get_by_text(f"was undone: {HOSTILE}.")).to_be_visible()
+
+
+def in_access_point(board: Board, page: Any, go: Callable[[], None]) -> None:
+    board.set(wifi=[{"ssid": "garden", "password": "not the right one"}])
+    wifi = [{"ssid": "garden", "password": "a wave or two"}, {"ssid": HOSTILE, "password": ""}]
+    configure(board, hostname="porch", wifi=wifi, ap={"password": "for the phone"})
+    pass_time(board, 6)
+    opened(board, page, go)
+    expect(page.get_by_text("opened an access point")).to_be_visible()
+
+
+def changing(board: Board, page: Any, go: Callable[[], None]) -> None:
+    pins = {"4": {"safe": "high"}, "18": {"safe": "low", "pull": "down"}}
+    wifi = [{"ssid": "home", "password": "a wave or two"}, {"ssid": HOSTILE, "password": ""}]
+    ap = {"password": "for the phone"}
+    configure(board, hostname="porch", wifi=wifi, ap=ap, country="AT", pins=pins)
+    opened(board, page, go)
+    open_settings(page)
+
+
+def settings_refused(board: Board, page: Any, go: Callable[[], None]) -> None:
+    changing(board, page, go)
+    page.get_by_label("Country code").fill("Austria")
+    button(page, "Save").click()
+    expect(page.get_by_text("country must be two capital letters.")).to_be_visible()
+
+
+def settings_saved(board: Board, page: Any, go: Callable[[], None]) -> None:
+    changing(board, page, go)
+    button(page, "Save").click()
+    expect(button(page, "Restart now")).to_be_visible()
+
+
 STATES = [
     opened, logged_out, wrong_password, logged_in, asked, refused, private, gone, crashed,
+    in_safe_mode, on_trial, undone, in_access_point, changing, settings_refused, settings_saved,
 ]  # fmt: skip
+#: These need another release.
+UPDATES = (on_trial, undone)
 SEEN = """() => ({
   wide: document.documentElement.scrollWidth - innerWidth,
-  small: [...document.querySelectorAll("button, select, input, summary")]
+  small: [...document.querySelectorAll("button, select, input, summary, a")]
     .filter(e => e.checkVisibility() && !e.matches(".unseen"))
     .map(e => [e, (e.closest("label.check") || e).getBoundingClientRect()])
     .filter(([, box]) => box.height < 44 || box.width < 44)
@@ -113,10 +193,11 @@ SEEN = """() => ({
 
 
 @pytest.mark.parametrize("state", STATES, ids=[state.__name__ for state in STATES])
-def test_every_state_is_for_everybody(state, board, visit, axe) -> None:
+def test_every_state_is_for_everybody(state, board, visit, axe, request) -> None:
     """axe finds nothing serious, light or dark; no width makes people scroll sideways or aim below 44 px."""
     page = visit(path=None, scripts=(HURRY, IMPATIENT))
-    state(board, page, lambda: page.goto(f"http://{board.address}/ui"))
+    more = [request.getfixturevalue("newer")] if state in UPDATES else []
+    state(board, page, lambda: page.goto(f"http://{board.address}/ui"), *more)
     page.evaluate(axe)
     for scheme, size in (("light", PHONE), ("dark", DESK)):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
@@ -179,3 +260,115 @@ def test_readers_find_their_way(board, visit) -> None:
     expect(switch(page, 0)).to_have_attribute("aria-checked", "true")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
     assert outline == "3px"
+
+
+def seen(page: Any, text: str) -> int:
+    """How often a text is seen on the page."""
+    return int(page.locator("body").inner_text().lower().count(text.lower()))
+
+
+def test_safe_mode(board, visit) -> None:
+    """Pins rest and say why, once what it means; settings work. A good minute ends it."""
+    page = visit(path=None)
+    in_safe_mode(board, page, lambda: page.goto(f"http://{board.address}/ui"))
+    assert seen(page, "rest until it has run for a minute; settings and updates work.") == 1
+    expect(page.locator("#why")).to_have_text("Locked in safe mode.")
+    expect(button(page, "Read voltage")).to_be_disabled()
+    board.forget_requests()
+    switch(page, 4).click(force=True)
+    expect(page.locator("#live")).to_have_text("Locked in safe mode.")
+    assert [one.path for one in board.requests if one.method == "POST"] == []
+    expect(page.get_by_label("Password")).to_be_hidden()
+    open_settings(page)
+    button(page, "Save").click()
+    expect(button(page, "Restart now")).to_be_visible()
+    pass_time(board, 1.2)
+    expect(switch(page, 4)).to_be_enabled()
+    expect(page.locator("#notices")).to_be_hidden()
+    expect(page.locator("#why")).to_have_text("")
+    switch(page, 4).click()
+    expect(switch(page, 4)).to_have_attribute("aria-checked", "true")
+
+
+def test_a_trial_counts_down_and_ends(board, visit, newer) -> None:
+    """A trial says how many minutes are left; undone, what it was, which version, and why."""
+    page = visit(path=None)
+    on_trial(board, page, lambda: page.goto(f"http://{board.address}/ui"), newer)
+    notices = page.locator("#notices")
+    expect(notices).to_contain_text("confirms it within 7 min")
+    expect(page.locator("#version")).to_have_text(f"Firmware {newer.version} {newer.build}")
+    assert switch(page, 4).is_enabled()
+    pass_time(board, 2.1)
+    expect(notices).to_contain_text("confirms it within 5 min")
+    pass_time(board, 5.1)
+    expect(notices).to_contain_text(
+        f"Its new program {newer.version} was undone: it was not confirmed within 7 minutes."
+    )
+    expect(notices).not_to_contain_text("on trial")
+    expect(page.locator("#version")).not_to_contain_text(newer.build)
+
+
+def test_a_confirmed_trial_says_nothing(board, visit, newer) -> None:
+    """What is confirmed is no news."""
+    page = visit(path=None)
+    on_trial(board, page, lambda: page.goto(f"http://{board.address}/ui"), newer)
+    assert act(board, "confirm", newer).status == 200
+    expect(page.locator("#notices")).to_be_hidden()
+
+
+def test_the_way_into_a_network(board, visit) -> None:
+    """Without a network the page leads to its settings, and says which networks failed and why; what is
+    saved there is tried, and when the board is in, both are gone and the network is named."""
+    page = visit(path=None)
+    in_access_point(board, page, lambda: page.goto(f"http://{board.address}/ui"))
+    expect(page.locator("#network")).to_have_text("none")
+    expect(page.locator("#wifi")).to_have_text(f"garden: wrong password, {HOSTILE}: not found")
+    assert seen(page, f"espnet-{board.id[-6:]}") == 1
+    page.get_by_role("link", name="Set up Wi-Fi").click()
+    expect(page.get_by_role("heading", name="Settings")).to_be_in_viewport()
+    page.keyboard.press("Tab")
+    expect(button(page, "Change settings …")).to_be_focused()
+    page.keyboard.press("Enter")
+    form = page.locator("#settings")
+    form.get_by_label("Password").first.fill("not the right one")
+    button(page, "Save").click()
+    expect(button(page, "Restart now")).to_be_visible()
+    pass_time(board, 1.5)  # the longest pause between two attempts, and these
+    expect(page.locator("#wifi")).to_have_text("garden · 127.0.0.1")
+    expect(page.locator("#network")).to_have_text("good")
+    pass_time(board, 1.5)
+    expect(page.get_by_role("link", name="Set up Wi-Fi")).to_be_hidden()
+    expect(page.locator("#notices")).to_be_hidden()
+
+
+def test_hostile_texts_are_text(board, visit) -> None:
+    """Whatever a board says of itself and its surroundings is shown as it is written; nothing of it runs."""
+    page = visit(path=None)
+    telling(
+        page,
+        name=HOSTILE,
+        wifi={"ssid": HOSTILE, "address": HOSTILE, "failed": {HOSTILE: HOSTILE}, "ap": HOSTILE},
+        notices=[HOSTILE],
+        undone={"build": HOSTILE, "version": HOSTILE, "why": HOSTILE},
+    )
+    page.route(
+        "**/settings",
+        lambda route: route.fulfill(
+            json={
+                "hostname": HOSTILE,
+                "wifi": [{"ssid": HOSTILE, "password": True}],
+                "zone": HOSTILE,
+                "pins": {HOSTILE: {"safe": HOSTILE}},
+            }
+        ),
+    )
+    page.goto(f"http://{board.address}/ui")
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
+    expect(page.locator("#wifi")).to_have_text(f"{HOSTILE} · {HOSTILE}, {HOSTILE}: {HOSTILE}")
+    expect(page.locator("#notice-list")).to_have_text(HOSTILE)
+    form = open_settings(page)
+    expect(form.locator("[name='wifi.0.ssid']")).to_have_value(HOSTILE)
+    expect(form.locator("[name=hostname]")).to_have_value(HOSTILE)
+    expect(form.locator("#pins legend")).to_have_text(f"Pin {HOSTILE}")
+    assert page.locator("img").count() == 0
+    assert page.evaluate("typeof hacked") == "undefined"

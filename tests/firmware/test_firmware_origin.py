@@ -148,6 +148,18 @@ def test_an_image_of_the_fence(board: Board) -> None:
     assert ask(board, "GET", "/").json["fence"] == before
 
 
+def test_its_own_page_reads_the_settings(board: Board) -> None:
+    """The page's GET of the settings has no Origin, and off loopback no Sec-Fetch-Site either. Others' are
+    refused where the browser says whose they are; elsewhere their scripts may not read the answer."""
+    own = ask(board, "GET", "/settings", None, User_Agent=BROWSER)
+    assert own.status == 200
+    assert not [name for name in own.headers if name.startswith("access-control")]
+    for headers in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
+        answer = ask(board, "GET", "/settings", None, User_Agent=BROWSER, **headers)
+        assert answer.status == 403
+    assert ask(board, "GET", "/settings?fence=1", None, User_Agent=BROWSER).status == 403
+
+
 def test_no_other_origin_is_let_in(board: Board) -> None:
     """No answer carries a CORS header, and the question for one (OPTIONS) is a 405."""
     for method, path in (("GET", "/"), ("GET", "/ui"), ("POST", "/gpio"), ("OPTIONS", "/gpio")):
