@@ -396,8 +396,8 @@ def test_a_power_cut_at_the_board_is_survived(
 def test_a_power_cut_before_the_trial_begins_is_no_failed_trial(
     world: World, own_boards: Boards, tmp_path: Path, got_as_far_as: str
 ) -> None:
-    """A board that restarts while it verifies, or just before it has written down its trial, has tried nothing:
-    nobody says that it went back, and the update goes on."""
+    """A board that restarts while it verifies, or just before it has written down its trial, has tried
+    nothing: nobody says that it went back, and the update goes on."""
     (board,) = own_boards(1)
     with Way(board) as way:
         world.espcli("register", way.address, "porch")
