@@ -12,6 +12,7 @@ from micropython import const
 FILE = "boot.json"
 
 _GOOD_S = const(60)  # who lasts so long did not die at once
+_OVERDUE_MAX = const(10)
 
 slot = "a"
 build = ""  # of the release that runs: 12 hexadecimal digits
@@ -22,6 +23,7 @@ minutes = 0  # how long the trial may last
 restarting = False
 updating = asyncio.Lock()
 _good = False
+_overdue = 0  # half seconds for which a restart has been waited for
 
 
 def begin(choice):
@@ -47,8 +49,13 @@ def record():
 
 def age(uptime_s):
     """Do what follows from this boot's age; asked twice a second."""
-    global _good, safe
-    if uptime_s < _GOOD_S or restarting:
+    global _good, safe, _overdue
+    if restarting:
+        _overdue += 1
+        if _overdue > _OVERDUE_MAX:  # its task was lost
+            hardware.restart()
+        return
+    if uptime_s < _GOOD_S:
         return
     if trial:
         if uptime_s >= minutes * 60:
@@ -74,6 +81,17 @@ def undo(why):
         pass  # then it takes those two restarts
     trial = False
     restart()
+
+
+def forgive():
+    """This boot ends because somebody asked for it: it does not count as one that died."""
+    known = record()
+    if not trial and not _good and known.get("short"):
+        known["short"] -= 1
+        try:
+            flash.save(FILE, known)
+        except OSError:
+            pass  # then it counts
 
 
 def restart():

@@ -176,6 +176,8 @@ class Calls:
     async def restart(self, request):
         """POST /restart: answer, then restart the chip."""
         self.check_fence(_read(request))
+        if not boots.restarting:
+            boots.forgive()
         boots.restart()
         return {"id": self.id, "status": "OK"}
 

@@ -3,20 +3,16 @@
 settings.py has what these words mean.
 """
 
-import json
 import os
 
 import flash
 import hardware
 import rarely
 import settings
-from micropython import const
 
 FILE = "settings.json"
 GOOD = "settings.good.json"
 _BAD = "settings.bad.json"
-
-_SIZE_MAX = const(4096)
 
 
 def load():
@@ -62,15 +58,10 @@ def _rest(pin, level, pull):
 
 def _read(candidate):
     """The settings in a file; None where there is none, or, with a notice, no right ones."""
-    try:
-        size = os.stat(candidate)[6]
-    except OSError:
+    if candidate not in os.listdir():
         return None
     try:
-        if size > _SIZE_MAX:
-            raise ValueError
-        with open(candidate) as file:
-            found = json.load(file)
+        found = flash.read(candidate)
         why = problem(found)
         if not why:
             return found

@@ -8,15 +8,39 @@ default: it never stops the board.
 import json
 import os
 
+from micropython import const
+
+_SIZE_MAX = const(4096)
+_BRACKETS_MAX = const(99)
+
 
 def load(name, default):
     """The value in file `name`; `default` when there is none, or it is not JSON of that type."""
     try:
-        with open(name) as file:
-            value = json.load(file)
-    except (OSError, ValueError):
+        value = read(name)
+    except (OSError, ValueError, TypeError):
         return default
     return value if isinstance(value, type(default)) else default
+
+
+def read(name):
+    """The value in file `name`. OSError: there is none; ValueError or TypeError: it is damaged.
+
+    What is larger, or more deeply nested, than anything that the board writes could take all memory, at
+    every boot, so it is not even parsed.
+    """
+    with open(name) as file:
+        size = brackets = 0
+        while True:
+            piece = file.read(128)
+            if not piece:
+                break
+            size += len(piece)
+            brackets += piece.count("[") + piece.count("{")
+            if size > _SIZE_MAX or brackets > _BRACKETS_MAX:
+                raise ValueError
+        file.seek(0)
+        return json.load(file)
 
 
 def save(name, value):

@@ -61,9 +61,11 @@ def take(request):
     if not isinstance(new, dict):
         raise Refusal(400, "the body must be one JSON object")
     # What was put there and waits for a restart is the newest; it may not be in use yet.
-    for file in ("settings.json", settings.file or ""):
-        _keep_passwords(new, flash.load(file, {}))
     choosing = rarely.once("choosing")
+    for file in ("settings.json", settings.file or ""):
+        present = flash.load(file, {})
+        if not choosing.problem(present):  # damaged ones have none, and must not be in the way
+            _keep_passwords(new, present)
     what = choosing.problem(new)
     if what:
         raise Refusal(422, what, what.partition(" ")[0])

@@ -22,34 +22,50 @@ import time
 import machine
 
 FILE = "boot.json"
+SIZE_MAX = 1536
 TRIES = 2
 SHORT = 3
 WATCHDOG_MS = 60000  # until the release sets its own
 AT_THE_CABLE_MS = 3600000
-_NUMBERS = ("tries", "short", "boots", "minutes")
 
 
 def load():
-    """The record of boots; every member is there, and of its type."""
+    """The record of boots. Whatever lies on flash, every member is there, of its type, and within bounds."""
+    found = None
     try:
         with open(FILE) as file:
-            record = json.load(file)
-    except (OSError, ValueError):
-        record = {}
-    if not isinstance(record, dict):
-        record = {}
-    for name in _NUMBERS:
-        if not isinstance(record.get(name), int):
-            record[name] = 0
-    for name in ("trial", "previous"):
-        if record.get(name) not in ("a", "b"):
-            record[name] = None
+            text = file.read(SIZE_MAX + 1)
+        # What is nested deeply takes memory that does not always come back.
+        if len(text) <= SIZE_MAX and text.count("[") + text.count("{") < 16:
+            found = json.loads(text)
+    except Exception:
+        pass  # what lies whole on flash boots all the same
+    if not isinstance(found, dict):
+        found = {}
+    record = {}
+    for name, most in (("tries", 99), ("short", 99), ("boots", 1 << 30), ("minutes", 60)):
+        value = found.get(name)
+        record[name] = min(value, most) if type(value) is int and value > 0 else 0
+    for name in ("slot", "trial", "previous"):
+        value = found.get(name)
+        record[name] = value if value in ("a", "b") else None
     for name in ("wanted", "undone"):
-        if not isinstance(record.get(name), dict):
-            record[name] = None
-    if record.get("slot") not in ("a", "b") or not is_whole(record["slot"]):
+        value = found.get(name)
+        if isinstance(value, dict):
+            value = {part: _text(value.get(part)) for part in ("build", "version", "why")}
+        else:
+            value = None
+        record[name] = value
+    record["why"] = _text(found.get("why"))
+    if not record["slot"] or not is_whole(record["slot"]):
         record["slot"] = "a" if is_whole("a") or not is_whole("b") else "b"
+    if record["trial"] == record["slot"]:
+        record["trial"] = None  # its end would be the end of the one that is to come back
     return record
+
+
+def _text(value):
+    return value[:300] if isinstance(value, str) else ""
 
 
 def save(record):
@@ -72,7 +88,12 @@ def build_in(slot):
     """The build of the release in a slot: 12 digits of its manifest's SHA-256; "" where there is none."""
     try:
         with open(f"{slot}/manifest", "rb") as file:
-            return binascii.hexlify(hashlib.sha256(file.read()).digest()).decode()[:12]
+            digest = hashlib.sha256()
+            while True:
+                piece = file.read(256)
+                if not piece:
+                    return binascii.hexlify(digest.digest()).decode()[:12]
+                digest.update(piece)
     except OSError:
         return ""
 
@@ -84,12 +105,13 @@ def choose():
     mode, "boots": how many there were, "minutes": how long a trial may last, "watchdog": running, with a
     minute's patience}.
     """
+    watchdog = machine.WDT(timeout=WATCHDOG_MS)  # first: it ends whatever hangs from here on
     record = load()
     by_watchdog = machine.reset_cause() == machine.WDT_RESET
     slot, safe = decide(record, by_watchdog, machine.reset_cause() == machine.PWRON_RESET)
     try:
         save(record)
-    except OSError as error:
+    except Exception as error:
         print("switch: this boot cannot be counted:", error)
         slot = record["slot"]
     return {
@@ -99,7 +121,7 @@ def choose():
         "safe": safe,
         "boots": record["boots"],
         "minutes": record["minutes"],
-        "watchdog": machine.WDT(timeout=WATCHDOG_MS),
+        "watchdog": watchdog,
     }
 
 
@@ -110,10 +132,13 @@ def decide(record, by_watchdog, by_power):
     if trial:
         if by_watchdog and record["tries"]:
             record["why"] = "it did no work any more, and its watchdog restarted it"
-        if record["tries"] < TRIES and is_whole(trial):
-            record["tries"] += 1
-            return trial, False
-        undo(record, record.get("why") or "it was restarted twice before it was confirmed")
+        why = "it was restarted twice before it was confirmed"
+        if record["tries"] < TRIES:
+            if is_whole(trial):
+                record["tries"] += 1
+                return trial, False
+            why = "it is not whole"
+        undo(record, record["why"] or why)
     record["short"] += 1
     other = "b" if record["slot"] == "a" else "a"
     is_hopeless = record["short"] > 2 * SHORT and not by_power
@@ -130,7 +155,7 @@ def undo(record, why):
     """End the trial in the record; the release that failed is no longer whole."""
     slot = record["trial"]
     if slot:
-        record["undone"] = dict(record["wanted"] or {}, why=why)
+        record["undone"] = dict(record["wanted"] or {"build": "", "version": ""}, why=why)
         try:
             os.remove(f"{slot}/manifest")
         except OSError:

@@ -215,10 +215,12 @@ async def _stage(board_id, pieces):
 
 
 def _forget_previous():
-    """The release before is about to be overwritten: the switch must not fall back to it."""
+    """The release before is about to be overwritten: the switch must not fall back to it. And whatever
+    became of it is no longer what became of the last one.
+    """
     known = boots.record()
-    if known.get("previous"):
-        known["previous"] = None
+    if known.get("previous") or known.get("undone"):
+        known["previous"] = known["undone"] = None
         flash.save(boots.FILE, known)
 
 

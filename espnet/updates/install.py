@@ -79,6 +79,10 @@ class _Failed(_End):
     """It does not do with the new version."""
 
 
+class _Untried(_End):
+    """It restarted before it began the trial, as when its power was cut, and runs what it ran."""
+
+
 class _Withdrawn(_End):
     """The rollout was halted or stopped before the board was told to switch."""
 
@@ -109,7 +113,17 @@ class Install:
         try:
             if self._progress.switched_at is None and not self._bring_patiently():
                 return
-            self._try()
+            for left in reversed(range(_RETRIES)):
+                try:
+                    self._try()
+                except _Untried as end:
+                    if not left:
+                        raise _Failed(str(end)) from end
+                    self._note(state="sending", switched_at=None)
+                    if not self._bring_patiently():
+                        return
+                else:
+                    break
         except (Gone, UnknownDevice):
             self._end("failed", "is no longer registered", wave=0)
         except CredentialClosed as error:
@@ -350,11 +364,16 @@ class Install:
             slots = self._look()
             if slots is not None and slots.build == self._rollout.build:
                 return
-            if slots is None:  # what it runs may not have the memory to say more than polls want to know
+            if (
+                slots is None
+            ):  # what it runs may not have the memory to say more than polls want to know
                 runs, trouble = self._polls(trouble)
                 if runs:
                     return
             if slots is not None and slots.boots != self._progress.boots:
+                undone = slots.undone
+                if slots.staged or undone is None or undone.build != self._rollout.build:
+                    raise _Untried("restarts each time before it tries the new version")
                 self._went_back(slots, trouble)
             if slots is not None and self._clock.monotonic() - told_at > SWITCH_AGAIN_S:
                 told_at = self._clock.monotonic()

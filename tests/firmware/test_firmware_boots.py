@@ -73,6 +73,25 @@ def test_good_minutes_between_keep_out_of_safe_mode(make_board) -> None:
     assert ask(board, "GET", "/").json["boots"] == 6
 
 
+def test_a_restart_that_was_asked_for_is_no_death(make_board) -> None:
+    """However often somebody has a board restarted, that is no reason for safe mode."""
+    board = make_board()
+    for _ in range(5):
+        boots = board.boots
+        assert ask(board, "POST", "/restart").status == 200
+        until(lambda boots=boots: board.boots > boots and board.phase == "ready")
+        assert ask(board, "GET", "/").json["safe_mode"] is False
+    assert record(board)["short"] == 1
+
+
+def test_a_restart_happens_even_when_its_task_is_lost(make_board) -> None:
+    """A board that has said that it restarts does so, or it would refuse every update for ever."""
+    lost = ("    await asyncio.sleep_ms(500)\n", "    await asyncio.sleep_ms(10**8)\n")
+    board = make_board({"boots.py": [lost]})
+    assert ask(board, "POST", "/restart").status == 200
+    until(lambda: board.boots == 2 and board.phase == "ready", 20)
+
+
 def test_a_board_in_safe_mode_can_be_updated(make_board, newer: Release) -> None:
     """That is what safe mode is for."""
     board = make_board()

@@ -392,6 +392,32 @@ def test_a_power_cut_at_the_board_is_survived(
     assert told(board)["trial_s"] is None
 
 
+@pytest.mark.parametrize("got_as_far_as", ["staged", "manifest"])
+def test_a_power_cut_before_the_trial_begins_is_no_failed_trial(
+    world: World, own_boards: Boards, tmp_path: Path, got_as_far_as: str
+) -> None:
+    """A board that restarts while it verifies, or just before it has written down its trial, has tried
+    nothing: nobody says that it went back, and the update goes on."""
+    (board,) = own_boards(1)
+    with Way(board) as way:
+        world.espcli("register", way.address, "porch")
+        new = version_of(tmp_path, "7.0")
+        cuts = [1]
+
+        def cut(request: bytes) -> None:
+            if b"do=switch" in request and cuts:
+                cuts.clear()
+                board.power(False)
+                (board.flash / "b" / "staged").rename(board.flash / "b" / got_as_far_as)
+                board.power(True)
+
+        way.on_request = cut
+        world.espcli("update", "porch", "--to", str(new), *QUICK)
+        assert not cuts
+    assert status(world)["boards"]["porch"]["state"] == "done"
+    assert on_board(board) == build_of(new)
+
+
 def test_a_board_that_moves_in_the_middle_is_followed(
     world: World, own_boards: Boards, tmp_path: Path, commands: Callable[..., Command]
 ) -> None:
