@@ -1,9 +1,9 @@
-"""Modules that are loaded when they are asked for, and dropped when others take their place.
+"""Modules that are loaded when they are asked for, and dropped when they, or their memory, are not needed.
 
 This board has little memory. Most of the time it is polled, and nobody updates it, claims it, writes
-its pins or opens its page. Two of these modules are there at once, those used last; the largest one, that
-for updates, is alone. Nobody keeps them for longer than two minutes. What must not be forgotten with
-such a module is kept elsewhere.
+its pins or opens its page. Others of these modules stay only while there is plenty of memory for one
+more, and nobody keeps them for longer than two minutes. What must not be forgotten with such a module
+is kept elsewhere.
 """
 
 import gc
@@ -11,25 +11,25 @@ import sys
 
 from micropython import const
 
-_LARGEST = "update"
+_PLENTY = const(23552)  # the largest takes 8 KB, and requests are to have as much twice
 _REST_S = const(120)  # twice as long as any call may take
 
-used = []  # [(uptime in s when it was used last, name), …], the last used last
+_used = []  # [(uptime in s when it was used last, name), …], the last used last
 _now_s = 0
 
 
 def need(name):
     """The module `name`, loaded if need be."""
-    for entry in used:
+    for entry in _used:
         if entry[1] == name:
-            used.remove(entry)
+            _used.remove(entry)
             break
     else:
-        most = 0 if name == _LARGEST else 1  # others that may stay
-        while len(used) > most or (used and used[0][1] == _LARGEST):
-            drop()
         gc.collect()  # or what is loaded would lie amid the free heap, and cut it in two
-    used.append((_now_s, name))
+        while _used and gc.mem_free() < _PLENTY:
+            _drop()
+            gc.collect()
+    _used.append((_now_s, name))
     return __import__(name)
 
 
@@ -45,10 +45,10 @@ def forget(now_s):
     """Drop what has rested long enough; asked twice a second."""
     global _now_s
     _now_s = now_s
-    while used and now_s - used[0][0] > _REST_S:
-        drop()
+    while _used and now_s - _used[0][0] > _REST_S:
+        _drop()
 
 
-def drop():
+def _drop():
     """Drop the one that has rested longest."""
-    sys.modules.pop(used.pop(0)[1], None)
+    sys.modules.pop(_used.pop(0)[1], None)

@@ -56,7 +56,7 @@ def test_one_file_for_each_piece_of_hardware() -> None:
         module: [file.name for file in FILES if module in imports(file)]
         for module in ("machine", "esp32", "dht", "network", "esp", "neopixel", "bluetooth")
     }
-    assert users["machine"] == ["hardware.py", "switch.py"]
+    assert users["machine"] == ["hardware.py", "main.py", "switch.py"]
     assert users["esp32"] == users["dht"] == ["hardware.py"]
     assert users["network"] == ["wifi.py"]
     assert not users["esp"] + users["neopixel"] + users["bluetooth"]
