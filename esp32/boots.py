@@ -20,6 +20,7 @@ trial = False  # until a controller has confirmed it
 safe = False  # it died too often: only what helps is served
 count = 0  # boots ever
 minutes = 0  # how long the trial may last
+timer = None  # the switch's own, which ends the trial should this module not do so
 restarting = False
 updating = asyncio.Lock()
 _good = False
@@ -28,13 +29,14 @@ _overdue = 0  # half seconds for which a restart has been waited for
 
 def begin(choice):
     """Take over what the switch chose."""
-    global slot, build, trial, safe, count, minutes
+    global slot, build, trial, safe, count, minutes, timer
     slot = choice["slot"]
     trial = choice.get("trial", False)
     safe = choice.get("safe", False)
     count = choice.get("boots", 0)
     minutes = choice.get("minutes", 0) or 10
     build = choice.get("build", "")
+    timer = choice.get("timer")
 
 
 def other():

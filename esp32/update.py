@@ -368,6 +368,8 @@ def _confirm(build):
         known.update({"tries": 0, "short": 0, "undone": None, "why": ""})
         flash.save(boots.FILE, known)
         boots.trial = False
+        if boots.timer:
+            boots.timer.deinit()
 
 
 def _undo(why):

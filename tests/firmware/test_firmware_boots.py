@@ -241,6 +241,42 @@ def test_a_trial_that_nobody_confirms_is_undone(make_board, newer: Release) -> N
     assert found["undone"]["why"] == "it was not confirmed within 2 minutes"
 
 
+def test_a_release_that_forgets_its_trial_is_undone(make_board, tmp_path: Path) -> None:
+    """One that neither ends its trial nor lets anybody else do so: the switch does, by a timer of its own."""
+    stuck = {
+        "boots.py": [
+            (
+                "    if trial:\n        if uptime_s >= minutes * 60:\n",
+                "    if trial:\n        if 0:\n",
+            )
+        ],
+        "update.py": [
+            ("async def act(board_id, body):\n", "async def act(board_id, body):\n    1 // 0\n")
+        ],
+    }
+    board = make_board(speed=40)
+    before = state(board)["build"]
+    made = release(tmp_path / "bad", stuck)
+    stage(board, made)
+    switch(board, made, minutes=1)
+    assert act(board, "confirm", made).status == 500
+    assert act(board, "undo").status == 500
+    until(lambda: board.boots == 3 and board.phase == "ready", 60)
+    found = state(board)
+    assert (found["build"], found["undone"]["build"]) == (before, made.build)
+    assert "its time was over" in found["undone"]["why"]
+
+
+def test_a_confirmed_release_runs_on(make_board, newer: Release) -> None:
+    """The switch's timer does not end what was confirmed."""
+    board = make_board(speed=40)
+    stage(board, newer)
+    switch(board, newer, minutes=1)
+    assert act(board, "confirm", newer).status == 200
+    until(lambda: ask(board, "GET", "/").json["uptime_s"] > 200, 30)
+    assert (board.boots, state(board)["build"]) == (2, newer.build)
+
+
 def test_a_damaged_release_gives_way_to_the_one_before(make_board, newer: Release) -> None:
     """When what runs no longer starts, the confirmed release before it has its turn."""
     board = make_board(speed=20)
