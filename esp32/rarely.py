@@ -14,22 +14,22 @@ from micropython import const
 _PLENTY = const(23552)  # the largest takes 8 KB, and requests are to have as much twice
 _REST_S = const(120)  # twice as long as any call may take
 
-_used = []  # [(uptime in s when it was used last, name), …], the last used last
+used = []  # [(uptime in s when it was used last, name), …], the last used last
 _now_s = 0
 
 
 def need(name):
     """The module `name`, loaded if need be."""
-    for entry in _used:
+    for entry in used:
         if entry[1] == name:
-            _used.remove(entry)
+            used.remove(entry)
             break
     else:
         gc.collect()  # or what is loaded would lie amid the free heap, and cut it in two
-        while _used and gc.mem_free() < _PLENTY:
-            _drop()
+        while used and gc.mem_free() < _PLENTY:
+            drop()
             gc.collect()
-    _used.append((_now_s, name))
+    used.append((_now_s, name))
     return __import__(name)
 
 
@@ -45,10 +45,10 @@ def forget(now_s):
     """Drop what has rested long enough; asked twice a second."""
     global _now_s
     _now_s = now_s
-    while _used and now_s - _used[0][0] > _REST_S:
-        _drop()
+    while used and now_s - used[0][0] > _REST_S:
+        drop()
 
 
-def _drop():
+def drop():
     """Drop the one that has rested longest."""
-    sys.modules.pop(_used.pop(0)[1], None)
+    sys.modules.pop(used.pop(0)[1], None)
