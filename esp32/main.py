@@ -29,18 +29,48 @@ except Exception as error:
             choice = {"slot": "b"}
 
 
+def amend(change):
+    """Change the record of boots. The switch could do it better, but to load it takes memory."""
+    with open("boot.json") as file:
+        record = json.load(file)
+    change(record)
+    with open("boot.json.new", "w") as file:
+        json.dump(record, file)
+    os.rename("boot.json.new", "boot.json")
+
+
+def give_back(record):
+    """A trial was neither confirmed nor ended in its time: the switch does the rest."""
+    record["tries"] = 99
+    record["why"] = "its time was over, and it did not see to that itself"
+
+
+def forgive(record):
+    """A person at the cable ended this boot: it counts for nothing."""
+    for name in ("short", "tries"):
+        record[name] = max(0, record[name] - 1)
+
+
 def too_late(timer):
-    """A trial was neither confirmed nor ended in its time: the release may have forgotten how to."""
+    """The release may have forgotten how to end its trial."""
     try:
-        with open("boot.json") as file:
-            record = json.load(file)
-        record["tries"] = 99  # the switch does the rest
-        record["why"] = "its time was over, and it did not see to that itself"
-        with open("boot.json.new", "w") as file:
-            json.dump(record, file)
-        os.rename("boot.json.new", "boot.json")
+        amend(give_back)
     finally:
         machine.reset()
+
+
+def switch_again():
+    """The root's own switch, whatever the release calls its files, in the memory that the release leaves."""
+    global app
+    app = None
+    if "asyncio" in sys.modules:
+        sys.modules["asyncio"].new_event_loop()  # its tasks hold the release
+    for name in list(sys.modules):
+        if getattr(sys.modules[name], "__file__", "").startswith(sys.path[0] + "/"):
+            del sys.modules[name]
+    gc.collect()
+    sys.path.insert(0, "")
+    return __import__("switch")
 
 
 sys.path.insert(0, "/" + choice["slot"])
@@ -57,24 +87,17 @@ try:
     app.main(choice)
     raise RuntimeError("it must never end")
 except KeyboardInterrupt:
-    sys.path.insert(0, "")  # the root's own switch, whatever the release calls its files
-    import switch
-
-    switch.step_aside()
     if "timer" in choice:
         choice["timer"].deinit()
+    machine.WDT(timeout=3600000)  # it cannot be stopped, so the person has an hour
+    try:
+        amend(forgive)
+    except Exception as error:
+        print("this boot stays counted:", error)
     raise
 except BaseException as error:
     try:
-        app = None  # the release's memory is needed
-        for name in list(sys.modules):
-            if getattr(sys.modules[name], "__file__", "").startswith(sys.path[0] + "/"):
-                del sys.modules[name]
-        gc.collect()
-        sys.path.insert(0, "")
-        import switch
-
-        switch.give_up(choice, error)
+        switch_again().give_up(choice, error)
     except Exception as another:  # there is no memory for it, or it is damaged
         sys.print_exception(another)
         time.sleep(20)

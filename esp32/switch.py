@@ -26,7 +26,6 @@ SIZE_MAX = 1536
 TRIES = 2
 SHORT = 3
 WATCHDOG_MS = 60000  # until the release sets its own
-AT_THE_CABLE_MS = 3600000
 
 
 def load():
@@ -163,21 +162,6 @@ def undo(record, why):
     record["trial"] = record["wanted"] = None
     record["tries"] = 0
     record["why"] = ""
-
-
-def step_aside():
-    """A person is at the cable, and ended the program: that boot counts for nothing.
-
-    The watchdog, which cannot be stopped, leaves an hour.
-    """
-    machine.WDT(timeout=AT_THE_CABLE_MS)
-    record = load()
-    for name in ("short", "tries"):
-        record[name] = max(0, record[name] - 1)
-    try:
-        save(record)
-    except OSError as error:
-        print("switch: this boot stays counted:", error)
 
 
 def give_up(choice, error):

@@ -386,20 +386,6 @@ def test_the_rule_never_boots_what_is_not_whole(rule: Any, seed: int) -> None:
         rule.save(shown)
 
 
-def test_a_boot_that_a_person_ended_counts_for_nothing(rule: Any) -> None:
-    """Ctrl-C takes one off what led to safe mode, or to a trial's end; the watchdog leaves an hour."""
-    patience: list[int] = []
-    rule.machine.WDT = lambda timeout: patience.append(timeout)
-    rule.save({"slot": "a", "trial": "b", "tries": 1, "short": 3})
-    rule.step_aside()
-    record = rule.load()
-    assert (record["short"], record["tries"], record["trial"]) == (2, 0, "b")
-    rule.save({"short": 0})
-    rule.step_aside()
-    assert (rule.load()["short"], rule.load()["tries"]) == (0, 0)
-    assert patience == [3_600_000] * 2
-
-
 # Power cuts
 
 
