@@ -371,6 +371,8 @@ class Simulator:
         if board.state.phase == AT_PROMPT:
             self._is_at_prompt(board)
             return
+        if board.number in self._next:
+            return  # its process is being ended, and what comes then settles it
         first = board.boots == 1
         self._failures[board.number] = 0
         self._settle(board, "ready", *(("ready", board.address) if first else ("reset", cause)))

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # it may end while it is looked at
         return False
+
+
+def test_power_that_goes_while_a_board_starts_is_off():
+    """Whenever in a start the power goes: it is off then, and not just about to be."""
+    with Fleet(1) as fleet:
+        board = fleet[0]
+        for number in range(60):
+            board.reset(wait=False)
+            time.sleep(0.1 + 0.002 * number)  # a start takes about so long
+            board.power(False)
+            assert board.phase == "off"
+            board.power(True)
 
 
 def test_ids_are_the_seed_s_and_some_look_like_numbers():
