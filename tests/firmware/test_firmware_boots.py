@@ -460,14 +460,17 @@ def set_up_in_the_dark(board: Board, cuts: int, seed: int) -> Counter[str]:
     chance = random.Random(seed)
     seen: Counter[str] = Counter()
     now = "before"
+    began = time.monotonic()
+    settings = {"hostname": now, "wifi": [{"ssid": "home", "password": "x" * 63}] * 8}
+    assert ask(board, "POST", "/settings", settings).status == 200
+    span_s = max(2 * (time.monotonic() - began), 0.02)
     for number in range(cuts):
         wanted = f"name{number}"
-        timer = threading.Timer(chance.uniform(0, 0.02), board.power, (False,))
+        timer = threading.Timer(chance.uniform(0, span_s), board.power, (False,))
         timer.start()
         with contextlib.suppress(OSError, http.client.HTTPException):
-            time.sleep(chance.uniform(0, 0.01))
-            settings = {"hostname": wanted, "wifi": [{"ssid": "home", "password": "x" * 63}] * 8}
-            ask(board, "POST", "/settings", settings)
+            time.sleep(chance.uniform(0, span_s / 2))
+            ask(board, "POST", "/settings", {**settings, "hostname": wanted})
         timer.join()
         kept = json.loads((board.flash / "settings.json").read_text())
         assert kept["hostname"] in (now, wanted)
