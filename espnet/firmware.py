@@ -1,7 +1,7 @@
 """What goes onto a board: the sources of ``esp32/`` become a release, byte for byte the same each time.
 
-A release is what updates replace, as a whole: every file but the switch, which is ``boot.py``, ``main.py``
-and ``switch.py``. They choose which release runs, bring the one before back when it does not work, and
+A release is what updates replace, as a whole: every file but the switch: ``boot.py``, ``main.py``,
+``switch.py`` and ``amend.py``. They choose which release runs, bring the one before back when it does not work, and
 are put by cable only. All else goes compiled, because compiling on the board is what needs most memory
 there, and the page goes compressed.
 """
@@ -21,7 +21,7 @@ import msgspec
 from espnet.errors import FirmwareError
 
 #: These lie in a board's root, as source; MicroPython starts the first two by name.
-SWITCH = ("boot.py", "main.py", "switch.py")
+SWITCH = ("boot.py", "main.py", "switch.py", "amend.py")
 MANIFEST = "manifest"
 #: What a board takes as a manifest, in bytes, and a piece of a file, and as a file's name.
 MANIFEST_MAX = 4096
