@@ -1,9 +1,9 @@
 """What goes onto a board: the sources of ``esp32/`` become a release, byte for byte the same each time.
 
 A release is what updates replace, as a whole: every file but the switch: ``boot.py``, ``main.py``,
-``switch.py`` and ``amend.py``. They choose which release runs, bring the one before back when it does not work, and
-are put by cable only. All else goes compiled, because compiling on the board is what needs most memory
-there, and the page goes compressed.
+``switch.py`` and ``amend.py``. They choose which release runs, bring the one before back when it does not
+work, and are put by cable only. All else goes compiled, because compiling on the board is what needs most
+memory there, and the page goes compressed.
 """
 
 import base64
