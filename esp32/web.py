@@ -31,7 +31,7 @@ CONTROL = "control"
 _CONNECTIONS_MAX = const(8)  # of the ten or so sockets that the IP stack of a board has
 _BACKLOG = const(8)
 _PIECE_MAX = const(512)
-_ROOM = const(256)
+_ROOM = const(32)  # words, for what accept makes
 _BODY_SMALL = const(512)  # such bodies do not count: all connections together may have one each
 _LINGER_MAX = const(65536)
 _HOPELESS = const(500)  # failures to let a client in, at least 10 s of nothing else
@@ -50,19 +50,44 @@ _READING = const(1)
 _HANDLING = const(2)
 _SENDING = const(3)
 
+_NO_LUCK = (OSError, MemoryError)  # once: to make it in an `except` would take memory
+
 _TOO_SLOW = last_word(408, "the request did not arrive in time")
 _TOO_LONG = last_word(503, "the call took too long and was ended")
 _NO_MEMORY = last_word(503, "the board is short of memory; try again", "Retry-After: 1\r\n")
 _NO_PLACE = last_word(503, "too many connections at once; try again", "Retry-After: 1\r\n")
 
 
-# To wait for a socket, MicroPython's own streams yield just like this.
+# To wait for a socket, MicroPython's own streams yield just like this. Short of memory, asyncio may have
+# noted a socket that it then does not poll: who waits for that one, now or later, would wait for ever.
 def _readable(sock):
-    yield core._io_queue.queue_read(sock)
+    queue = core._io_queue
+    try:
+        queue.queue_read(sock)
+    except MemoryError:
+        queue.map.pop(id(sock), None)
+        raise
+    yield
 
 
 def _writable(sock):
-    yield core._io_queue.queue_write(sock)
+    queue = core._io_queue
+    try:
+        queue.queue_write(sock)
+    except MemoryError:
+        queue.map.pop(id(sock), None)
+        raise
+    yield
+
+
+def _make_room():
+    """Room for what accept makes, or MemoryError: without it the socket would be lost for ever.
+
+    A list that is cleared gives its memory back at once; anything else would keep it until a
+    collection, and that sees old pointers on the stack.
+    """
+    room = [None] * _ROOM
+    room.clear()
 
 
 def _turn_away(sock, last_word):
@@ -71,7 +96,7 @@ def _turn_away(sock, last_word):
         sock.write(last_word)
         # Bytes that nobody has read would reset the connection, and the client never know why.
         sock.recv(_PIECE_MAX)
-    except (OSError, MemoryError):
+    except _NO_LUCK:
         pass
     sock.close()
 
@@ -225,11 +250,10 @@ class Server:
             while True:
                 try:
                     await _readable(listener)
-                    # Room for what accept makes; without it the socket would be lost for ever.
-                    bytearray(_ROOM)
+                    _make_room()
                     self._admit(listener.accept()[0])
                     self.failures = 0
-                except (OSError, MemoryError):
+                except _NO_LUCK:
                     self.failures += 1
                     gc.collect()
                     self.served += 1  # so that memory is measured

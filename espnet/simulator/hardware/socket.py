@@ -104,7 +104,13 @@ class Stream(_Source):
             raise OSError(11)
         if peer[7] == 2:  # 127.0.0.2
             return s, peer
-        return _Connection(s), peer
+        try:
+            return _Connection(s), peer
+        except (
+            MemoryError
+        ):  # of a real socket the chip needs no wrapper, and the collector closes it
+            s.close()
+            raise
 
 
 def _count(at):
