@@ -147,7 +147,9 @@ class _Traveller(socketserver.BaseRequestHandler):
 
 
 @pytest.fixture
-def way(board: Board) -> Iterator[Way]:
+def way(board: Board, world: World, hangs: bool) -> Iterator[Way]:
+    """What is not lost arrives: patience is short only where it is what ends the wait for an answer."""
+    world.environ["ESPNET_TIMEOUT"] = "2" if hangs else "10"
     with Way(board) as way:
         thread = threading.Thread(target=way.serve_forever, args=(0.01,))
         thread.start()
