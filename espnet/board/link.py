@@ -16,9 +16,10 @@ it: of most polls that is a plain answer, and `Link.end` takes it; `exchange` go
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
+import msgspec
 
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
 from espnet.board.digest import MAX_ASKED, Login, OddChallenge
@@ -30,7 +31,7 @@ _MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024
 _LET_GO = "was let go in the middle of a request"
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What came: ``challenge`` and ``info`` are the headers that `Login` understands, empty where none."""
 
     status: int
@@ -99,8 +100,9 @@ class Link:
             login = self.login
             for _ in range(MAX_ASKED):
                 answer = await self._send(request, login, loop, deadline, timeout_s, came)
-                status, body, challenge, info = answer
-                if login is None or not login.answered(status, challenge, info, body):
+                if login is None or not login.answered(
+                    answer.status, answer.challenge, answer.info, answer.body
+                ):
                     break
                 came = None
             return require_ok(self.address, answer.status, answer.body)
@@ -126,13 +128,11 @@ class Link:
 
     def end(self, outcome: Outcome) -> bytes | None:
         """The body of a 2xx answer to what was begun; None for all else, which `exchange` goes on from."""
-        if type(outcome) is not Answer:
+        if not isinstance(outcome, Answer) or not 200 <= outcome.status < 300:
             return None
-        status, body, challenge, info = outcome
-        if not 200 <= status < 300:
-            return None
+        body = outcome.body
         if self.login is not None:
-            self.login.answered(status, challenge, info, body)
+            self.login.answered(outcome.status, outcome.challenge, outcome.info, body)
         self.is_busy = False
         return body
 
@@ -160,7 +160,7 @@ class Link:
 
         ``came`` is what the kept connection brought already, None where it was not asked.
         """
-        if type(came) is Answer:
+        if isinstance(came, Answer):
             return came
         if isinstance(came, BoardError):
             raise came
