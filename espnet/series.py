@@ -34,7 +34,7 @@ def pins_of(device: Device, jobs: Sequence[Job], at: float) -> dict[int, None]:
     then those that an enabled job or an override governs."""
     pins = dict.fromkeys(device.report_pins)
     for job in jobs:
-        if governs(job, at):
+        if at < job.until if isinstance(job, Override) else job.enabled:  # `governs`
             pins[job.pin] = None
     return pins
 
