@@ -203,7 +203,7 @@ def test_the_long_way_has_what_is_left_of_the_time(run: Run) -> None:
         wire.scripts.clear()
         wire.scripts[HOSTS[0]] = [answer(body(HOSTS[0])), Say((), "close"), answer()]
         run(main())
-        assert len(wire.requests[HOSTS[0]]) == 2
+        assert (len(wire.requests[HOSTS[0]]), wire.connections[HOSTS[0]]) == (2, 1)
 
 
 def test_a_link_that_is_closed_ends_its_part_of_the_round(run: Run) -> None:

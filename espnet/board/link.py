@@ -175,6 +175,8 @@ class Link:
                 return await wire.exchange(login.signed(request) if login else request, deadline)
             except StaleConnection:
                 pass
+        if loop.time() >= deadline:
+            raise BoardError(self.address, "timeout", f"did not answer within {timeout_s:g} s")
         self._wire = wire = await self._connect(loop, deadline, timeout_s)
         try:
             return await wire.exchange(login.signed(request) if login else request, deadline)
