@@ -1,8 +1,9 @@
-"""100 stand-in boards in one process: a static answer, as little work as possible.
+"""100 stand-in boards in one process: a static answer, or nearly, as little work as possible.
 
 Prints their ports as a JSON list, then answers until its standard input ends. With ``close`` every
 answer ends its connection, as 2021 firmware does. With ``fenced`` they know leases and fences; with
 ``claimed`` they also want a signature, which they do not check, and prove that they know the password.
+With ``changing`` no two answers are alike, as on real boards: temperature, uptime and free memory differ.
 Fenced ones make the same proof and keep it: the slower board finds its collector waiting more often, and
 that, too, costs the collector CPU.
 """
@@ -48,17 +49,43 @@ def status(number: int, fenced: bool = False, claimed: bool = False) -> bytes:
     return json.dumps(answer, separators=(",", ":")).encode()
 
 
+class Body:
+    """A board's status from answer to answer: always the same, or ``changing``."""
+
+    def __init__(self, body: bytes, changing: bool) -> None:
+        self._body, self._count = body, 0
+        # What changes becomes a place to put it.
+        self._places = b""
+        if changing:
+            self._places = body
+            for name in (b'"f":', b'"uptime_s":', b'"mem_free":'):
+                head, found, rest = self._places.partition(name)
+                kind = b"%d" if name == b'"mem_free":' else b"%.1f"
+                self._places = head + found + kind + b"," + rest.partition(b",")[2]
+
+    def next(self) -> bytes:
+        if not self._places:
+            return self._body
+        self._count = n = self._count + 1
+        return self._places % (113 + n % 50 / 10, 86400.5 + 10 * n, 60_000 + n * 16 % 8_192)
+
+
 class Board(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, answer: bytes, close: bool) -> None:
-        self._answer, self._close = answer, close
+    def __init__(self, body: Body, close: bool) -> None:
+        self._body, self._close = body, close
+        self._head = (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"Connection: " + (b"close" if close else b"keep-alive") + b"\r\n\r\n"
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._transport.write(self._answer)
+        body = self._body.next()
+        self._transport.write(self._head % len(body) + body)
         if self._close:
             self._transport.close()
 
@@ -69,11 +96,11 @@ class FencedBoard(asyncio.Protocol):
     _SIGNED = re.compile(rb'cnonce="(\w+)", uri="([^"]*)", nc=(\w+)')
     _UNSIGNED = (b"0" * 16, b"/?fence=12345", b"00000001")
 
-    def __init__(self, number: int, body: bytes, claimed: bool) -> None:
+    def __init__(self, number: int, body: Body, claimed: bool) -> None:
         self._claimed = claimed
         self._ha1 = PASSWORD.ha1(board_id(number))
         self._realm = f"EspNet {board_id(number)}"
-        self._body, self._digest = body, sha256(body).hexdigest()
+        self._body, self._digested, self._digest = body, b"", ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -91,32 +118,29 @@ class FencedBoard(asyncio.Protocol):
         cnonce, uri, count = (
             part.decode() for part in (found.groups() if found else self._UNSIGNED)
         )
+        body = self._body.next()
+        if body is not self._digested:
+            self._digested, self._digest = body, sha256(body).hexdigest()
         answered = sha256(f":{uri}:{self._digest}".encode()).hexdigest()
         proof = sha256(f"{self._ha1}:{NONCE}:{count}:{cnonce}:auth-int:{answered}".encode())
         head = (
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(self._body)}\r\nConnection: keep-alive\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: keep-alive\r\n"
         )
         info = f'Authentication-Info: rspauth="{proof.hexdigest()}"\r\n'
         if self._claimed:
             head += info
-        self._transport.write(f"{head}\r\n".encode() + self._body)
+        self._transport.write(f"{head}\r\n".encode() + body)
 
 
-async def serve(close: bool, fenced: bool, claimed: bool) -> None:
+async def serve(close: bool, fenced: bool, claimed: bool, changing: bool) -> None:
     loop = asyncio.get_running_loop()
     ports = []
     for number in range(COUNT):
-        body = status(number, fenced, claimed)
-        head = (
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n"
-            f"Connection: {'close' if close else 'keep-alive'}\r\n\r\n"
-        )
-        answer = head.encode() + body
+        body = Body(status(number, fenced, claimed), changing)
         server = await loop.create_server(
-            lambda n=number, b=body, a=answer: (
-                FencedBoard(n, b, claimed) if fenced or claimed else Board(a, close)
+            lambda n=number, b=body: (
+                FencedBoard(n, b, claimed) if fenced or claimed else Board(b, close)
             ),
             "127.0.0.1",
             0,
@@ -127,4 +151,4 @@ async def serve(close: bool, fenced: bool, claimed: bool) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(*(word in sys.argv for word in ("close", "fenced", "claimed"))))
+    uvloop.run(serve(*(word in sys.argv for word in ("close", "fenced", "claimed", "changing"))))

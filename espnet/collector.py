@@ -13,17 +13,19 @@ import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from espnet import inputs, trip
+from espnet.board.round import Asked, Round
 from espnet.clock import Clock
 from espnet.credential import Password
 from espnet.errors import BoardError, CredentialClosed, DeviceLockLost, StoreUnavailable
-from espnet.model import Device, Input, Threshold, View
+from espnet.model import Device, Input, Memory, Reading, Threshold, View
 from espnet.store import BATCH, Claim, Grant, Poll, Store
+from espnet.trip import Sight
 from espnet.visit import Target, act, gather
 from espnet.watch import Watch, look_up
 
@@ -191,16 +193,55 @@ class Collector:
         locked_until = self._clock.monotonic() + self.lock_ttl_s
         await self._log_in(claims)
         others = await self._others(claims)
-        waiting = {asyncio.create_task(self._trip(claim, others)) for claim in claims}
+        ended: list[Poll] = []
+        visiting = asyncio.create_task(self._visit(claims, others, ended))
         failed = void = 0
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, timeout=COMMIT_EVERY_S)
-            if done:
-                polls = [task.result() for task in done]
+        is_over = False
+        while not is_over:
+            done, _ = await asyncio.wait((visiting,), timeout=COMMIT_EVERY_S)
+            for task in done:
+                is_over = True
+                task.result()
+            if ended:
+                polls = ended.copy()
+                ended.clear()
                 failed += sum(poll.reading is None for poll in polls)
                 void += await self._commit(polls, locked_until)
                 self._in_flight -= len(polls)
         return Tick(len(claims) - failed, failed, void)
+
+    async def _visit(
+        self, claims: Sequence[Claim], others: Mapping[str, Input] | None, ended: list[Poll]
+    ) -> None:
+        """Visits the boards of a batch; each poll joins ``ended`` as it ends.
+
+        In the steady state of a fleet a visit is one answer on a kept connection, of which nothing follows:
+        this coroutine takes all of those. What needs more gets a task of its own.
+        """
+
+        async def long_way(*trip: Any) -> None:
+            ended.append(await self._trip(*trip))
+
+        tasks = []
+        round_: Round[tuple[Claim, Target]] = Round(self._clock, self._timeout_s)
+        try:
+            for claim in claims:
+                target = self._target(claim.device)
+                if target.is_locked_out or not target.ask(claim, round_):
+                    tasks.append(asyncio.create_task(long_way(claim, target, others)))
+            while answers := await round_.answers():
+                for asked in answers:
+                    claim, target = asked.key
+                    poll, sight = self._glance(claim, target, others, asked)
+                    if poll is not None:
+                        ended.append(poll)
+                        continue
+                    trip = long_way(claim, target, others, asked, sight)
+                    tasks.append(asyncio.create_task(trip))
+        finally:
+            round_.close()
+        for task in tasks:
+            await task
 
     async def _log_in(self, claims: Sequence[Claim]) -> None:
         """Fetches the passwords of boards that are new here, have another one, or refused theirs."""
@@ -279,39 +320,85 @@ class Collector:
 
     # --- one trip -------------------------------------------------------------------------------
 
-    async def _trip(self, claim: Claim, others: Mapping[str, Input] | None) -> Poll:
-        device = claim.device
-        target = self._target(device)
-        began = self._clock.monotonic()
+    async def _trip(
+        self,
+        claim: Claim,
+        target: Target,
+        others: Mapping[str, Input] | None,
+        asked: Asked[tuple[Claim, Target]] | None = None,
+        sight: Sight | None = None,
+    ) -> Poll:
+        """A whole trip; with ``asked``, and maybe ``sight``, what is left of it after `_glance`."""
+        began = asked.began if asked else self._clock.monotonic()
         if target.is_locked_out:
             # Another collector may have the key. Nothing is asked, and nothing is said of the board.
             return Poll(claim.grant, self._clock.now() + LOCKED_OUT_S)
         try:
-            sight = await target.read(claim, self._clock, self._timeout_s)
+            if sight is None:
+                sight = await target.read(claim, self._clock, self._timeout_s, asked)
         except BoardError as error:
             self._observe(self._clock.monotonic() - began)
             return self._failed(claim, target, error)
-        poll_s = round(self._clock.monotonic() - began, 6)
+        poll_s = self._clock.monotonic() - began
         if (password := target.found) is not None:
-            await self._prefer(device, password)
+            await self._prefer(claim.device, password)
         self._observe(poll_s)
-        reading = sight.reading(
-            poll_s=poll_s,
-            interval_s=target.interval_s,
-            collector=self._holder,
-        )
+        reading, given, is_settled = self._look(claim, target, sight, poll_s, others)
         memory = None
-        if claim.jobs and others is not None:
-            given = gather(claim, sight, reading, others)
-            if not target.is_settled(claim, sight, given):
-                memory, wrote = await act(
-                    target, claim, sight, given, self._lift_fence, self._clock, self._timeout_s
-                )
-                if wrote:
-                    reading = msgspec.structs.replace(reading, wrote=wrote)
+        if not is_settled:
+            memory, wrote = await act(
+                target, claim, sight, given, self._lift_fence, self._clock, self._timeout_s
+            )
+            if wrote:
+                reading = msgspec.structs.replace(reading, wrote=wrote)
+        return self._seen(claim, target, sight, reading, memory)
+
+    def _glance(
+        self,
+        claim: Claim,
+        target: Target,
+        others: Mapping[str, Input] | None,
+        asked: Asked[tuple[Claim, Target]],
+    ) -> tuple[Poll | None, Sight | None]:
+        """The end of a trip that is over with the board's answer. Where it is not, `_trip` goes on from the
+        answer, or from what was seen in it."""
+        poll_s = asked.ended - asked.began
+        try:
+            sight = target.glance(asked)
+        except BoardError as error:
+            self._observe(poll_s)
+            return self._failed(claim, target, error), None
+        if sight is None or target.found is not None:
+            return None, sight
+        reading, _, is_settled = self._look(claim, target, sight, poll_s, others)
+        if not is_settled:
+            return None, sight
+        self._observe(poll_s)
+        return self._seen(claim, target, sight, reading, None), sight
+
+    def _look(
+        self,
+        claim: Claim,
+        target: Target,
+        sight: Sight,
+        poll_s: float,
+        others: Mapping[str, Input] | None,
+    ) -> tuple[Reading, dict[str, Input], bool]:
+        """What was seen, what the jobs look at, and whether nothing is to be decided of it."""
+        reading = sight.reading(
+            poll_s=round(poll_s, 6), interval_s=target.interval_s, collector=self._holder
+        )
+        if not claim.jobs or others is None:
+            return reading, {}, True
+        given = gather(claim, sight, reading, others)
+        return reading, given, target.is_settled(claim, sight, given)
+
+    def _seen(
+        self, claim: Claim, target: Target, sight: Sight, reading: Reading, memory: Memory | None
+    ) -> Poll:
         if claim.fault is not None:
-            log.info("board.back", name=device.name, failures=claim.fault.failures)
-        self._watch.saw(device.name, reading, sight.status)
+            log.info("board.back", name=claim.device.name, failures=claim.fault.failures)
+        self._watch.saw(claim.device.name, reading, sight.status)
         return trip.seen(claim, sight, reading, memory=memory, tags=target.tags)
 
     def _failed(self, claim: Claim, target: Target, error: BoardError) -> Poll:

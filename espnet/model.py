@@ -1,7 +1,8 @@
 """The records that EspNet keeps and the bytes that they become.
 
 Invariants: records are frozen; a record that decodes is valid, field by field, because msgspec checks
-types while it parses. Times are Unix seconds (UTC), durations seconds, temperatures as their field
+types while it parses. The records of every poll hold no cycles, and garbage collection need not look at
+them (``gc=False``). Times are Unix seconds (UTC), durations seconds, temperatures as their field
 says. Encodings are JSON, so that any Redis client can read what EspNet stored.
 """
 
@@ -30,7 +31,7 @@ class Lease(msgspec.Struct, frozen=True):
     safe: str = "low"
 
 
-class Status(msgspec.Struct, frozen=True):
+class Status(msgspec.Struct, frozen=True, gc=False):
     """What a board answers to ``GET /``. 2021 firmware knows only ``id``, ``f``, ``gpio`` and
     ``espnet_host``; on firmware without leases ``leases`` is None, on firmware without passwords ``claimed``.
 
@@ -130,7 +131,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     credential: int = 0
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one successful poll saw.
 
     ``at`` is when the answer came, ``poll_s`` how long the trip took, ``interval_s`` the interval in
@@ -372,7 +373,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, tag="override", tag_fi
 Job = Timer | Threshold | Override
 
 
-class Input(msgspec.Struct, frozen=True):
+class Input(msgspec.Struct, frozen=True, gc=False):
     """What a threshold's input is right now.
 
     ``value`` None or not finite means that there is none, and ``problem`` says why. ``at`` is when it

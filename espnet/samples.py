@@ -82,7 +82,7 @@ class Sample(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
 
 
-class SampleBatch(msgspec.Struct, frozen=True):
+class SampleBatch(msgspec.Struct, frozen=True, gc=False):
     """The samples of one poll as one stream entry: what they share is said once.
 
     ``points`` are ``(metric, value, tags of this point alone)``.
@@ -103,7 +103,7 @@ def finite(
     points: list[tuple[str, float, tuple[str, ...]]],
 ) -> tuple[tuple[tuple[str, float, tuple[str, ...]], ...], int]:
     """The gate before the queue: the points that are numbers, and how many were NaN or infinite."""
-    kept = tuple(point for point in points if math.isfinite(point[1]))
+    kept = tuple([point for point in points if math.isfinite(point[1])])  # a list is quicker
     return kept, len(points) - len(kept)
 
 

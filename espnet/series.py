@@ -8,7 +8,7 @@ that Datadog bills, and 5,000 boards have 200,000 pins.
 
 from collections.abc import Mapping, Sequence
 
-from espnet.model import Device, Job, Override, Reading, Status
+from espnet.model import MAX_PIN, Device, Job, Override, Reading, Status
 
 UP = "esp32.up"
 POLL_SECONDS = "esp32.poll_seconds"
@@ -21,6 +21,7 @@ ADC = "esp32.adc"
 #: What one point belongs to beside its device: a metric, and the tags that are this point's alone.
 Series = tuple[str, tuple[str, ...]]
 Point = tuple[str, float, tuple[str, ...]]
+_PIN_TAGS = {pin: (f"pin:{pin}",) for pin in range(MAX_PIN + 1)}
 
 
 def tags_of(device: Device) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def pins_of(device: Device, jobs: Sequence[Job], at: float) -> dict[int, None]:
     then those that an enabled job or an override governs."""
     pins = dict.fromkeys(device.report_pins)
     for job in jobs:
-        if governs(job, at):
+        if at < job.until if isinstance(job, Override) else job.enabled:  # `governs`
             pins[job.pin] = None
     return pins
 
@@ -80,7 +81,7 @@ def points_of(device: Device, jobs: Sequence[Job], reading: Reading, status: Sta
     for pin in pins:
         level = levels.get(pin)
         if level is not None:
-            found.append((GPIO, level, (f"pin:{pin}",)))
+            found.append((GPIO, level, _PIN_TAGS.get(pin) or (f"pin:{pin}",)))
     for name, climate in reading.dht22.items():
         own = (f"sensor:{name}",)
         found.append((DHT22_TEMP, climate.temp_f, own))

@@ -7,7 +7,6 @@ skipped, never made up for. Only differences are written.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +30,9 @@ LEASE_MAX_S = 86_400
 
 def next_due(due: float, interval_s: float, now: float) -> float:
     """The first date after ``now`` on the device's own grid (``due`` + n intervals)."""
+    date = due + interval_s
+    if due <= now < date:
+        return date
     missed = max(0, math.floor((now - due) / interval_s))
     date = due + (missed + 1) * interval_s
     return date if date > now else date + interval_s  # the division may have rounded
@@ -46,8 +48,7 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
     return now + backoff * (1 + JITTER * luck)
 
 
-@dataclass(slots=True)
-class Sight:
+class Sight(msgspec.Struct, gc=False):
     """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
 
     ``at`` is when the answer came. A sensor is among the readings or among the errors. ``denied`` is that of
@@ -57,10 +58,10 @@ class Sight:
     at: float
     body: bytes
     status: Status
-    climates: dict[str, Climate] = field(default_factory=dict)
-    climate_errors: dict[str, str] = field(default_factory=dict)
-    adc: dict[int, float] = field(default_factory=dict)
-    adc_errors: dict[int, str] = field(default_factory=dict)
+    climates: dict[str, Climate] = {}
+    climate_errors: dict[str, str] = {}
+    adc: dict[int, float] = {}
+    adc_errors: dict[int, str] = {}
     denied: str = ""
 
     def reading(self, *, poll_s: float, interval_s: float, collector: str) -> Reading:

@@ -28,6 +28,7 @@ from espnet.board.calls import (
 )
 from espnet.board.digest import Login
 from espnet.board.link import Link, request_bytes
+from espnet.board.round import Asked, Round
 from espnet.clock import Clock
 from espnet.credential import Credential, Password
 from espnet.errors import BoardError
@@ -173,41 +174,54 @@ class Target:
             settled.decisions, claim.jobs, self.device, status, self.interval_s
         )
 
-    async def read(self, claim: Claim, clock: Clock, timeout_s: float) -> Sight:
+    def ask(self, claim: Claim, round_: "Round[tuple[Claim, Target]]") -> bool:
+        """Begins a visit the quick way: asks the board with others, and answers whether it did.
+
+        It does not where more than one answer is needed, or a new connection.
+        """
+        if self.get_dht22 or self.get_adc or not self.link.is_open:
+            return False
+        query, _ = self._query(claim)
+        return round_.ask(self.link, self._get + query + self._get_rest, (claim, self))
+
+    def glance(self, asked: "Asked[tuple[Claim, Target]]") -> Sight | None:
+        """What the board said, if that is all that `read` would ask; None where `read` has to go on."""
+        assert asked.outcome is not None
+        body = self.link.end(asked.outcome)
+        return None if body is None else self._sight(body, asked.at)
+
+    async def read(
+        self,
+        claim: Claim,
+        clock: Clock,
+        timeout_s: float,
+        asked: "Asked[tuple[Claim, Target]] | None" = None,
+    ) -> Sight:
         """What the board and its sensors say; raises `BoardError` when the board says nothing, and, where
         there is a password for it, when it does not prove that it knows that.
 
         A board that knows leases is shown the fence, which renews them all, and takes the password.
         Whether it knows them is known from its last answer; 2021 firmware knows no path with a query, and
         a board may have been given it since. The board gets ``timeout_s`` for its answer, the sensors as
-        much again for all of them.
+        much again for all of them. With ``asked`` the board was asked already, and this goes on from there.
         """
-        address, has_password = self.device.address, bool(self.device.credential)
-        end = clock.monotonic() + 2 * timeout_s
-        fenced = has_password or (
-            (self.is_fenced or claim.memory.is_fenced) and not self.is_foreign
-        )
-        query = b"?fence=%d" % claim.grant.fence if fenced else b""
+        query, is_plain_enough = self._query(claim)
+        address = self.device.address
+        end = (asked.began if asked else clock.monotonic()) + 2 * timeout_s
+        begun = asked.begun() if asked else None
         try:
             try:
-                body = await self.link.exchange(self._get + query + self._get_rest, timeout_s)
+                request = self._get + query + self._get_rest
+                body = await self.link.exchange(request, timeout_s, begun)
             except BoardError as error:
                 # 2021 firmware. A board in trouble (5xx) is not asked twice.
                 is_told = error.kind in ("http", "denied") and (error.status or 0) < 500
-                if has_password or not fenced or not is_told:
+                if not (query and is_plain_enough and is_told):
                     raise
                 body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         except BoardError as error:
             raise self._explained(error) from error
-        sight = Sight(clock.now(), body, parse_status(address, body, self.device.id))
-        if has_password and not self._is_proved():
-            if sight.status.claimed:
-                raise BoardError(address, "unproved", UNPROVED)
-            what = "is open, though EspNet gave it a password"
-            raise BoardError(address, "unclaimed", what)
-        self.is_fenced = sight.status.fence is not None
-        self.is_foreign = bool(sight.status.claimed) and not has_password
-        sight.denied = NO_PASSWORD if self.is_foreign else ""
+        sight = self._sight(body, clock.now())
         for name, request in self.get_dht22.items():
             try:
                 answer = await self._ask(request, end, clock, timeout_s)
@@ -219,6 +233,29 @@ class Target:
                 sight.adc[pin] = parse_adc(address, await self._ask(request, end, clock, timeout_s))
             except BoardError as error:
                 sight.adc_errors[pin] = error.what
+        return sight
+
+    def _query(self, claim: Claim) -> tuple[bytes, bool]:
+        """What is asked after the path, and whether the board may be asked without it."""
+        has_password = bool(self.device.credential)
+        fenced = has_password or (
+            (self.is_fenced or claim.memory.is_fenced) and not self.is_foreign
+        )
+        return b"?fence=%d" % claim.grant.fence if fenced else b"", not has_password
+
+    def _sight(self, body: bytes, at: float) -> Sight:
+        """The board's answer, which came at ``at``; raises `BoardError` where it is another board's, makes no
+        sense or is not proved."""
+        address, has_password = self.device.address, bool(self.device.credential)
+        sight = Sight(at, body, parse_status(address, body, self.device.id))
+        if has_password and not self._is_proved():
+            if sight.status.claimed:
+                raise BoardError(address, "unproved", UNPROVED)
+            what = "is open, though EspNet gave it a password"
+            raise BoardError(address, "unclaimed", what)
+        self.is_fenced = sight.status.fence is not None
+        self.is_foreign = bool(sight.status.claimed) and not has_password
+        sight.denied = NO_PASSWORD if self.is_foreign else ""
         return sight
 
     async def order(self, request: bytes, timeout_s: float) -> bytes:

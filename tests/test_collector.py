@@ -146,6 +146,45 @@ def test_a_tick_polls_what_is_due_and_commits_it(wire: Wire, store: Store, log: 
     assert log == []
 
 
+def test_in_the_steady_state_a_batch_costs_no_task_a_board(wire: Wire, store: Store) -> None:
+    """However many boards are asked at once on their kept connections, the same few tasks wait for them."""
+    clock = ManualClock()
+    register(store, wire, clock, 60)
+
+    async def main() -> None:
+        async with collecting(store, clock, timeout_s=PATIENCE_S) as collector:
+            assert await collector.tick(clock.now()) == Tick(ok=60)
+            go = wire.hold_back()
+            tick = asyncio.create_task(collector.tick(clock.advance(10)))
+            await until(lambda: wire.busy == 60)
+            assert len(asyncio.all_tasks()) < 10
+            go.set()
+            assert await tick == Tick(ok=60)
+
+    run(main())
+    assert set(wire.connections.values()) == {1}
+
+
+def test_a_silent_board_among_kept_connections_costs_only_itself(
+    wire: Wire, store: Store, log: list[Any]
+) -> None:
+    """Those asked in one round with it are committed at once; it fails when its time is over, not before."""
+    clock = ManualClock()
+    register(store, wire, clock, 5)
+    wire.scripts[host(2)] = [answer(status_body(board_id(host(2)))), HANG]
+
+    async def main() -> None:
+        async with collecting(store, clock) as collector:
+            assert await collector.tick(clock.now()) == Tick(ok=5)
+            tick = asyncio.create_task(collector.tick(clock.advance(10)))
+            await until(lambda: polled(store, clock) == {"0", "1", "3", "4"})
+            assert not tick.done()
+            assert await tick == Tick(ok=4, failed=1)
+
+    run(main())
+    assert [(e["name"], e["kind"]) for e in log if e["event"] == "board.lost"] == [("2", "timeout")]
+
+
 def test_a_board_that_hangs_delays_nobody_else_s_commit(wire: Wire, store: Store) -> None:
     """The others are stored while one is still waited for; its time-out is its own."""
     clock = ManualClock()

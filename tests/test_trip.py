@@ -146,7 +146,12 @@ def test_failures_are_counted_from_the_first() -> None:
     assert one.next_due == 113.0
     assert (one.reading, points(one)) == (None, {"esp32.up": 0})
     five = trip.failed(
-        claim._replace(fault=FAULT), error, at=103.0, interval_s=10.0, tags=("a",), luck=0.0
+        msgspec.structs.replace(claim, fault=FAULT),
+        error,
+        at=103.0,
+        interval_s=10.0,
+        tags=("a",),
+        luck=0.0,
     )
     assert (five.fault.failures, five.fault.since, five.fault.kind) == (5, 50.0, "refused")
 

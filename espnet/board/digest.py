@@ -9,6 +9,7 @@ what a board says gets into a header only where it is harmless.
 
 import re
 import secrets
+from binascii import hexlify
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from urllib.request import parse_http_list, parse_keqv_list
@@ -22,13 +23,15 @@ MAX_ASKED = 10
 _NONCE = re.compile(r"[0-9a-f]{44}")
 #: A board's id that may be put into a header: it comes from the network where nobody expected one.
 _ID = re.compile(r"[0-9A-Za-z._-]{1,64}")
+#: How long an ``Authentication-Info`` is that holds the proof alone.
+_PROOF = len('rspauth=""') + 64
 _NEXT = re.compile(rb'nextnonce="([0-9a-f]{44})"')
 #: Most bytes of a challenge that are looked at.
 _MAX_CHALLENGE = 1024
 
 
 def _hash(text: bytes) -> bytes:
-    return sha256(text).hexdigest().encode()
+    return hexlify(sha256(text).digest())
 
 
 _NO_BODY = _hash(b"")
@@ -90,15 +93,13 @@ class Login:
 
     def signed(self, request: bytes) -> bytes:
         """A whole request, head and body, with its ``Authorization``; as it was before a challenge."""
-        start = request.find(b" ") + 1
-        end = request.find(b" ", start)
-        method = request[: start - 1]
-        body = b"" if method == b"GET" else request.partition(b"\r\n\r\n")[2]
-        signature = self.sign(method, request[start:end], body)
+        line, end, rest = request.partition(b" HTTP/1.1\r\n")
+        method, _, target = line.partition(b" ")
+        body = b"" if method == b"GET" else rest.partition(b"\r\n\r\n")[2]
+        signature = self.sign(method, target, body)
         if not signature:
             return request
-        end += len(" HTTP/1.1\r\n")
-        return b"%bAuthorization: %b\r\n%b" % (request[:end], signature, request[end:])
+        return b"%b%bAuthorization: %b\r\n%b" % (line, end, signature, rest)
 
     def coming(self) -> str:
         """``HA1:nonce:count`` of the next signature, which a new password is sealed under."""
@@ -122,7 +123,7 @@ class Login:
         # The time that this takes tells an impostor nothing: a count is never used again.
         if info[:73] == b'rspauth="' + _hash(self._known + answered):
             self.is_proved = True
-            if offer := _NEXT.search(info, 73):
+            if len(info) > _PROOF and (offer := _NEXT.search(info, 73)):
                 self._use(offer[1].decode())
         return False
 

@@ -8,12 +8,18 @@ Invariants: one request in flight a link; an exchange ends within its time-out; 
 link that saw anything odd is closed and never used again. A connection that the board closed between
 two exchanges is opened anew, because old firmware and idle limits make that normal. A request is signed
 each time that it is sent, because a board refuses a signature that it has seen.
+
+A request goes one of two ways. `Link.exchange` is a coroutine that does all that may be needed: connects,
+sends again, signs anew. `Link.begin` only writes to a kept connection, and somebody is told what came of
+it: of most polls that is a plain answer, and `Link.end` takes it; `exchange` goes on from anything else.
 """
 
 import asyncio
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import httptools
+import msgspec
 
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
 from espnet.board.digest import MAX_ASKED, Login, OddChallenge
@@ -25,13 +31,21 @@ _MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024
 _LET_GO = "was let go in the middle of a request"
 
 
-class _Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What came: ``challenge`` and ``info`` are the headers that `Login` understands, empty where none."""
 
     status: int
     body: bytes
     challenge: bytes
     info: bytes
+
+
+class StaleConnection(Exception):
+    """The connection ended before one byte of the answer."""
+
+
+#: What came of one request.
+Outcome = Answer | BoardError | StaleConnection
 
 
 def request_bytes(address: str, call: Call) -> bytes:
@@ -66,28 +80,72 @@ class Link:
         """Whether a connection is kept."""
         return self._wire is not None and self._wire.is_open
 
-    async def exchange(self, request: bytes, timeout_s: float) -> bytes:
-        """Sends a request and returns the body of a 2xx answer; raises `BoardError`."""
-        if self.is_busy:
-            raise RuntimeError(f"two requests at once to the board at {self.address}")
+    async def exchange(
+        self, request: bytes, timeout_s: float, begun: tuple[Outcome, float] | None = None
+    ) -> bytes:
+        """Sends a request and returns the body of a 2xx answer; raises `BoardError`.
+
+        ``begun`` is what came of the same request after `begin`, and its deadline in the loop's time: that is
+        the first try, and time that is gone.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        self.is_busy, self._closed = True, False
+        if begun is not None:
+            came, deadline = begun
+        elif self.is_busy:
+            raise RuntimeError(f"two requests at once to the board at {self.address}")
+        else:
+            came, deadline = None, loop.time() + timeout_s
+            self.is_busy, self._closed = True, False
         try:
             login = self.login
-            if login is None:
-                answer = await self._send(request, None, loop, deadline, timeout_s)
-            else:
-                for _ in range(MAX_ASKED):
-                    answer = await self._send(request, login, loop, deadline, timeout_s)
-                    status, body, challenge, info = answer
-                    if not login.answered(status, challenge, info, body):
-                        break
+            for _ in range(MAX_ASKED):
+                answer = await self._send(request, login, loop, deadline, timeout_s, came)
+                if login is None or not login.answered(
+                    answer.status, answer.challenge, answer.info, answer.body
+                ):
+                    break
+                came = None
             return require_ok(self.address, answer.status, answer.body)
         except OddChallenge as error:
             raise BoardError(self.address, "wrong_id", str(error), 401) from error
         finally:
             self.is_busy = False
+
+    def begin(self, request: bytes, told: Callable[[Outcome], None]) -> bool:
+        """Sends a request on the kept connection; False where there is none.
+
+        ``told`` is called once with what came of it, and the link is busy until `end`, or `exchange`, takes
+        that. There is no time-out here: whoever begins calls `expire`.
+        """
+        wire = self._wire
+        if wire is None or not wire.is_open:
+            return False
+        if self.is_busy:
+            raise RuntimeError(f"two requests at once to the board at {self.address}")
+        self.is_busy, self._closed = True, False
+        wire.begin(self.login.signed(request) if self.login else request, told)
+        return True
+
+    def end(self, outcome: Outcome) -> bytes | None:
+        """The body of a 2xx answer to what was begun; None for all else, which `exchange` goes on from."""
+        if not isinstance(outcome, Answer) or not 200 <= outcome.status < 300:
+            return None
+        body = outcome.body
+        if self.login is not None:
+            self.login.answered(outcome.status, outcome.challenge, outcome.info, body)
+        self.is_busy = False
+        return body
+
+    def expire(self) -> None:
+        """The time of what was begun is over: ``told`` hears it, unless it has heard already."""
+        if self._wire is not None:
+            self._wire.expire()
+
+    def leave(self) -> None:
+        """Nobody wants to know any more what comes of what was begun."""
+        if self._wire is not None:
+            self._wire.leave()
+        self.is_busy = False
 
     async def _send(
         self,
@@ -96,23 +154,33 @@ class Link:
         loop: asyncio.AbstractEventLoop,
         deadline: float,
         timeout_s: float,
-    ) -> _Answer:
-        """One request, on the kept connection if there is one; signed each time that it is sent."""
+        came: Outcome | None,
+    ) -> Answer:
+        """One request, on the kept connection if there is one; signed each time that it is sent.
+
+        ``came`` is what the kept connection brought already, None where it was not asked.
+        """
+        if isinstance(came, Answer):
+            return came
+        if isinstance(came, BoardError):
+            raise came
         if self._closed:
             raise BoardError(self.address, "closed", _LET_GO)
         wire = self._wire
-        if wire is not None and wire.is_open:
+        if came is None and wire is not None and wire.is_open:
             # The board may close an idle connection in the very moment we use it; then the
             # request is sent again. All that is sent here says a state, never a toggle, so
             # twice is once.
             try:
                 return await wire.exchange(login.signed(request) if login else request, deadline)
-            except _StaleConnection:
+            except StaleConnection:
                 pass
+        if loop.time() >= deadline:
+            raise BoardError(self.address, "timeout", f"did not answer within {timeout_s:g} s")
         self._wire = wire = await self._connect(loop, deadline, timeout_s)
         try:
             return await wire.exchange(login.signed(request) if login else request, deadline)
-        except _StaleConnection:
+        except StaleConnection:
             raise BoardError(
                 self.address, "closed", "closed the connection without an answer"
             ) from None
@@ -147,10 +215,6 @@ class Link:
             self._wire = None
 
 
-class _StaleConnection(Exception):
-    """The connection ended before one byte of the answer."""
-
-
 class _Wire(asyncio.Protocol):
     """One connection; parses one answer at a time."""
 
@@ -158,54 +222,79 @@ class _Wire(asyncio.Protocol):
         self._address, self._loop, self._timeout_s = address, loop, timeout_s
         self._transport: Any = None
         self._parser: Any = None
-        self._answer: asyncio.Future[_Answer] | None = None
+        #: Who is to hear what comes of the request in flight; None between two of them.
+        self._told: Callable[[Outcome], None] | None = None
+        self._body: list[bytes] = []
         self.is_open = False
 
-    async def exchange(self, request: bytes, deadline: float) -> _Answer:
+    def begin(self, request: bytes, told: Callable[[Outcome], None]) -> None:
+        """Sends a request; ``told`` is called once."""
+        self._received = 0
+        self._body.clear()
+        self._has_end = self._has_head = False
+        self._challenge = self._info = b""
+        self._told = told
+        self._transport.write(request)
+
+    async def exchange(self, request: bytes, deadline: float) -> Answer:
         """The answer, whatever its status; ``deadline`` is in the loop's time."""
         if self._loop.time() >= deadline:
             what = f"did not answer within {self._timeout_s:g} s"
             raise BoardError(self._address, "timeout", what)
-        self._answer = self._loop.create_future()
-        self._parser = httptools.HttpResponseParser(self)
-        self._received = 0
-        self._body: list[bytes] = []
-        self._has_end = self._has_head = False
-        self._challenge = self._info = b""
-        timer = self._loop.call_at(deadline, self._expire)
-        self._transport.write(request)
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+
+        def told(outcome: Outcome) -> None:
+            if answer.done():
+                return  # cancelled
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        timer = self._loop.call_at(deadline, self.expire)
         try:
-            return await self._answer
+            self.begin(request, told)
+            return await answer
         except BaseException:
-            self.abort()  # whatever still comes would be taken for the next answer
+            self.leave()
             raise
         finally:
             timer.cancel()
-            self._answer = None
+
+    def leave(self) -> None:
+        self._told = None
+        self.abort()  # whatever still comes would be taken for the next answer
 
     def abort(self) -> None:
         self.is_open = False
         if self._transport is not None:
             self._transport.abort()
 
-    def _expire(self) -> None:
-        if self._answer is not None and not self._answer.done():
+    def expire(self) -> None:
+        if self._told is not None:
             part = "did not answer" if not self._received else "did not finish its answer"
             self.fail("timeout", f"{part} within {self._timeout_s:g} s")
 
     def fail(self, kind: str, what: str) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(BoardError(self._address, kind, what))
         self.abort()
+        self._tell(BoardError(self._address, kind, what))
+
+    def _tell(self, outcome: Outcome) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(outcome)
 
     # --- asyncio.Protocol -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        # One for all answers: it begins anew after each, and a connection whose answer was not whole is
+        # not used again.
+        self._parser = httptools.HttpResponseParser(self)
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None or self._answer.done():
+        if self._told is None:
             self.abort()  # a board that speaks unasked
             return
         self._received += len(data)
@@ -219,30 +308,29 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
-        if self._answer is None or self._answer.done():
+        parser, self._parser = self._parser, None  # each knows the other, and nobody else does
+        if self._told is None:
             return
         if not self._received:
-            self._answer.set_exception(_StaleConnection())
+            self._tell(StaleConnection())
         elif error is None and self._has_head and not self._has_end:
             # HTTP/1.0: the end of the connection is the end of the body.
-            self._finish(self._parser.get_status_code())
+            self._finish(parser.get_status_code())
         else:
             self.fail("closed", "broke the connection off before its answer was whole")
 
     def _finish(self, status: int) -> None:
         """The answer is whole."""
-        if self._answer is None or self._answer.done():
-            return
         body = b"".join(self._body)
         if len(body) > MAX_ANSWER_BYTES:
             self.fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
         else:
-            self._answer.set_result(_Answer(status, body, self._challenge, self._info))
+            self._tell(Answer(status, body, self._challenge, self._info))
 
     # --- httptools ------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self._answer is None or self._answer.done():
+        if self._told is None:
             self.abort()  # a second answer to one request: the next one would be off by one
 
     def on_header(self, name: bytes, value: bytes) -> None:

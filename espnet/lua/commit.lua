@@ -3,7 +3,8 @@
 --
 -- KEYS  1 due   2 readings (hash id → record)   3 faults (hash id → record)   4 memory (hash id → record)
 -- ARGV  1 prefix of all keys   2 most samples the stream may hold   3 most bytes   4 for how many ms an entry
---       is its taker's, then for each poll:
+--       is its taker's   5 the polls as one MessagePack array, which costs both sides less than an argument for
+--       each; of each poll, one after the other:
 --       id, token, next date (Unix seconds), reading or '', fault ('' leaves it, '-' removes it),
 --       samples in the batch, batch or '', samples refused at the gate, memory ('' leaves it)
 --
@@ -11,30 +12,31 @@
 -- also makes the call safe to repeat when its answer was lost: the locks of the first run are gone.
 --
 -- Returns the ids whose polls did not count.
-local FIRST, FIELDS = 5, 9
-local polls = (#ARGV - FIRST + 1) / FIELDS
+local FIELDS = 9
+local given = cmsgpack.unpack(ARGV[5])
+local polls = #given / FIELDS
 -- Most entries that one commit looks at, and removes, to keep to the bounds: it queues 256 at most.
 local LOOKS, DROPS = 1024, 512
 
 local locks = {}
-for i = 1, polls do locks[i] = PREFIX .. 'lock:' .. ARGV[FIRST + (i - 1) * FIELDS] end
+for i = 1, polls do locks[i] = PREFIX .. 'lock:' .. given[(i - 1) * FIELDS + 1] end
 local held = redis.call('MGET', unpack(locks))
 
 write_off()
 local lost, release, dates, readings, faults, healed, memory = {}, {}, {}, {}, {}, {}, {}
 local collected, refused, bytes, first = 0, 0, 0, nil
 for i = 1, polls do
-  local at = FIRST - 1 + (i - 1) * FIELDS
-  local id, fault, samples = ARGV[at + 1], ARGV[at + 5], tonumber(ARGV[at + 6])
-  if held[i] ~= ARGV[at + 2] then
+  local at = (i - 1) * FIELDS
+  local id, fault, samples, batch = given[at + 1], given[at + 5], given[at + 6], given[at + 7]
+  if held[i] ~= given[at + 2] then
     lost[#lost + 1] = id
   else
     release[#release + 1] = locks[i]
-    dates[#dates + 1] = ARGV[at + 3]
+    dates[#dates + 1] = given[at + 3]
     dates[#dates + 1] = id
-    if ARGV[at + 4] ~= '' then
+    if given[at + 4] ~= '' then
       readings[#readings + 1] = id
-      readings[#readings + 1] = ARGV[at + 4]
+      readings[#readings + 1] = given[at + 4]
     end
     if fault == '-' then
       healed[#healed + 1] = id
@@ -43,14 +45,14 @@ for i = 1, polls do
       faults[#faults + 1] = fault
     end
     if samples > 0 then
-      local added = redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', ARGV[at + 7])
+      local added = redis.call('XADD', SAMPLES, '*', 'n', samples, 'batch', batch)
       first = first or added
-      collected, bytes = collected + samples, bytes + weight(#ARGV[at + 7])
+      collected, bytes = collected + samples, bytes + weight(#batch)
     end
-    refused = refused + tonumber(ARGV[at + 8])
-    if ARGV[at + 9] ~= '' then
+    refused = refused + given[at + 8]
+    if given[at + 9] ~= '' then
       memory[#memory + 1] = id
-      memory[#memory + 1] = ARGV[at + 9]
+      memory[#memory + 1] = given[at + 9]
     end
   end
 end

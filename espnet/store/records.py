@@ -31,7 +31,11 @@ CACHED_DEVICES = 65_536
 MAX_FENCE_PROVED, MAX_FENCE_SEEN = 10**14, 10**12
 
 
-class Grant(msgspec.Struct):
+# The three of every trip are structs: five times as quickly made as named tuples. They hold no cycles, so
+# that the collector of garbage need not look at them.
+
+
+class Grant(msgspec.Struct, gc=False):
     """A lock that was given: ``fence`` grows with every grant, ``token`` proves the ownership."""
 
     id: str
@@ -40,7 +44,7 @@ class Grant(msgspec.Struct):
     committed: bool = False
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """A device to be polled now, and the lock that allows it. ``due`` is when it should have been.
 
     ``jobs`` and ``memory`` are what its pins are decided by.
@@ -54,7 +58,7 @@ class Claim(NamedTuple):
     memory: Memory = Memory()
 
 
-class Poll(NamedTuple):
+class Poll(msgspec.Struct, frozen=True, gc=False):
     """What a trip ends with. A successful poll has a reading, a failed one a fault, and one that was
     given up before it began has neither.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import msgspec
 from redis.exceptions import LockNotOwnedError
 from redis.lock import Lock
 
@@ -34,6 +35,7 @@ from espnet.store.records import (
 from espnet.store.registry import Registry
 
 _NOTHING_REMEMBERED = Memory()
+_packer = msgspec.msgpack.Encoder()
 HELD_MS = int(HELD_S * 1000)
 
 
@@ -172,24 +174,30 @@ class Trips(Registry):
         """
         lost: set[str] = set()
         for start in range(0, len(polls), BATCH):
-            args: list[Any] = [self.prefix, self.max_samples, self.max_bytes, HELD_MS]
-            for grant, next_due, reading, fault, healed, batch, refused, memory in polls[
-                start : start + BATCH
-            ]:
-                args += (
+            # Lua's MessagePack knows no binary strings; all of these are text.
+            given: list[str | int] = []
+            for poll in polls[start : start + BATCH]:
+                grant, fault, batch, memory = poll.grant, poll.fault, poll.batch, poll.memory
+                given += (
                     grant.id,
                     grant.token,
-                    f"{next_due:.6f}",
-                    encode(reading) if reading else b"",
-                    encode(fault) if fault else b"-" if healed else b"",
+                    f"{poll.next_due:.6f}",
+                    encode(poll.reading).decode() if poll.reading else "",
+                    encode(fault).decode() if fault else "-" if poll.healed else "",
                     len(batch.points) if batch else 0,
-                    encode(batch) if batch else b"",
-                    refused,
-                    encode(memory) if memory else b"",
+                    encode(batch).decode() if batch else "",
+                    poll.refused,
+                    encode(memory).decode() if memory else "",
                 )
             rows = self._commit(
                 keys=[self._due, self._readings, self._faults, self._memory],
-                args=args,
+                args=[
+                    self.prefix,
+                    self.max_samples,
+                    self.max_bytes,
+                    HELD_MS,
+                    _packer.encode(given),
+                ],
             )
             lost.update(row.decode() for row in rows)
             for poll in polls[start : start + BATCH]:

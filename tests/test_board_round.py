@@ -1,0 +1,291 @@
+"""Laws of `espnet.board.round`: many boards asked at once are asked as `Link.exchange` asks one."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine, Iterator
+
+import pytest
+import uvloop
+from board_wire import Say, Wire, answer, board_id, eventually, open_sockets, status_body
+
+from espnet.board.calls import GET_BASIC
+from espnet.board.link import Answer, Link, StaleConnection, request_bytes
+from espnet.board.round import Asked, Round
+from espnet.clock import ManualClock
+from espnet.errors import BoardError
+
+#: Long enough never to pass.
+PATIENCE_S = 20.0
+HOSTS = [f"127.0.0.{number}" for number in range(1, 6)]
+
+Run = Callable[[Coroutine[None, None, None]], None]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs on one of both loops; nobody shouts into the loop's handler of forgotten errors."""
+
+    def run(main: Coroutine[None, None, None]) -> None:
+        complaints = []
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            runner.run(asyncio.wait_for(main, 60))
+        assert complaints == []
+
+    return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_leak() -> Iterator[None]:
+    """These tests leave as many sockets as they found, and no ResourceWarning to whoever collects."""
+    gc.collect()
+    before = open_sockets()
+    yield
+    gc.collect()
+    eventually(lambda: open_sockets() <= before)
+
+
+def body(host: str) -> bytes:
+    return status_body(board_id(host))
+
+
+def request(link: Link) -> bytes:
+    return request_bytes(link.address, GET_BASIC)
+
+
+async def opened(wire: Wire) -> dict[str, Link]:
+    """A kept connection to each board."""
+    links = {host: Link(wire.address(host)) for host in HOSTS}
+    for link in links.values():
+        await link.exchange(request(link), PATIENCE_S)
+    return links
+
+
+def close(links: dict[str, Link]) -> None:
+    for link in links.values():
+        link.close()
+
+
+async def ended(round_: Round[str]) -> list[Asked[str]]:
+    """All that were asked, in the order in which they ended."""
+    found = []
+    while answers := await round_.answers():
+        found += answers
+    return found
+
+
+def test_every_board_answers_once_with_its_own_words(run: Run) -> None:
+    """Each on its kept connection, stamped when it came; afterwards every link is free again."""
+
+    async def main() -> None:
+        links, clock = await opened(wire), ManualClock(1000.0)
+        for _ in range(3):
+            clock.advance(10)
+            round_: Round[str] = Round(clock, PATIENCE_S)
+            assert all(round_.ask(link, request(link), host) for host, link in links.items())
+            assert all(link.is_busy for link in links.values())
+            found = await ended(round_)
+            assert sorted(asked.key for asked in found) == HOSTS
+            for asked in found:
+                assert isinstance(asked.outcome, Answer)
+                assert asked.link.end(asked.outcome) == body(asked.key)
+                assert (asked.at, asked.began) == (clock.now(), clock.monotonic())
+            assert not any(link.is_busy for link in links.values())
+            round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        run(main())
+        assert all(wire.connections[host] == 1 for host in HOSTS)
+        assert all(len(wire.requests[host]) == 4 for host in HOSTS)
+
+
+def test_a_board_without_a_kept_connection_is_not_asked(run: Run) -> None:
+    """Connecting is the long way's: nothing is sent, and the link stays free for it."""
+
+    async def main() -> None:
+        link = Link(wire.address())
+        round_: Round[str] = Round(ManualClock(), PATIENCE_S)
+        assert not round_.ask(link, request(link), "")
+        assert await round_.answers() == []
+        assert not link.is_busy
+        round_.close()
+
+    with Wire(answer()) as wire:
+        run(main())
+        assert not wire.connections
+
+
+def test_a_round_ends_at_its_deadline_for_those_who_are_silent(run: Run) -> None:
+    """One deadline for all: who has answered has answered, who has not is too late, and says what it did."""
+
+    async def main() -> None:
+        links = await opened(wire)
+        round_: Round[str] = Round(ManualClock(), 0.1)
+        for host, link in links.items():
+            round_.ask(link, request(link), host)
+        for asked in await ended(round_):
+            if asked.key == HOSTS[0]:
+                assert isinstance(asked.outcome, BoardError)
+                assert asked.outcome.kind == "timeout"
+                with pytest.raises(BoardError) as caught:
+                    await asked.link.exchange(request(asked.link), 0.1, asked.begun())
+                assert caught.value is asked.outcome
+                assert not asked.link.is_open
+            else:
+                assert asked.link.end(asked.outcome) == body(asked.key)
+                assert asked.link.is_open
+            assert not asked.link.is_busy
+        round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        wire.scripts[HOSTS[0]] = [answer(body(HOSTS[0])), Say((), "hang")]
+        run(main())
+
+
+def test_what_is_no_plain_answer_goes_the_long_way_from_there(run: Run) -> None:
+    """A stale connection is replaced once, a refusal is the error that it is: with no request too many."""
+
+    async def main() -> None:
+        links = await opened(wire)
+        round_: Round[str] = Round(ManualClock(), PATIENCE_S)
+        for host, link in links.items():
+            round_.ask(link, request(link), host)
+        for asked in await ended(round_):
+            link = asked.link
+            if asked.key == HOSTS[0]:
+                assert isinstance(asked.outcome, StaleConnection)
+                assert link.end(asked.outcome) is None
+                again = await link.exchange(request(link), PATIENCE_S, asked.begun())
+                assert again == body(HOSTS[0])
+            elif asked.key == HOSTS[1]:
+                assert link.end(asked.outcome) is None
+                with pytest.raises(BoardError) as caught:
+                    await link.exchange(request(link), PATIENCE_S, asked.begun())
+                assert (caught.value.kind, caught.value.status) == ("http", 503)
+            else:
+                assert link.end(asked.outcome) == body(asked.key)
+            assert not link.is_busy
+        round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        fine = answer(body(HOSTS[0]))
+        wire.scripts[HOSTS[0]] = [fine, Say((), "close"), fine]
+        wire.scripts[HOSTS[1]] = [answer(body(HOSTS[1])), answer(b"{}", status="503 Busy")]
+        run(main())
+        assert [len(wire.requests[host]) for host in HOSTS] == [3, 2, 2, 2, 2]
+        assert [wire.connections[host] for host in HOSTS] == [2, 1, 1, 1, 1]
+
+
+def test_the_long_way_has_what_is_left_of_the_time(run: Run) -> None:
+    """After the round's deadline nobody is asked: an exchange ends within its time-out, however it began."""
+
+    async def main() -> None:
+        links = await opened(wire)
+        link = links[HOSTS[0]]
+        round_: Round[str] = Round(ManualClock(), 0.2)
+        round_.ask(link, request(link), HOSTS[0])
+        (asked,) = await ended(round_)
+        assert isinstance(asked.outcome, StaleConnection)
+        await asyncio.sleep(0.3)
+        with pytest.raises(BoardError) as caught:
+            await link.exchange(request(link), 0.2, asked.begun())
+        assert caught.value.kind == "timeout"
+        round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        wire.scripts[HOSTS[0]] = [answer(body(HOSTS[0])), Say((), "close"), answer()]
+        run(main())
+        assert (len(wire.requests[HOSTS[0]]), wire.connections[HOSTS[0]]) == (2, 1)
+
+
+def test_a_link_that_is_closed_ends_its_part_of_the_round(run: Run) -> None:
+    """No answer of it counts any more, the others go on, and no connection is made behind our back."""
+
+    async def main() -> None:
+        links = await opened(wire)
+        go = wire.hold_back()
+        round_: Round[str] = Round(ManualClock(), PATIENCE_S)
+        for host, link in links.items():
+            round_.ask(link, request(link), host)
+        links[HOSTS[0]].close()
+        go.set()
+        for asked in await ended(round_):
+            if asked.key == HOSTS[0]:
+                for _ in range(2):
+                    with pytest.raises(BoardError) as caught:
+                        await asked.link.exchange(request(asked.link), 9, asked.begun())
+                    assert caught.value.kind == "closed"
+            else:
+                assert asked.link.end(asked.outcome) == body(asked.key)
+        round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        run(main())
+        assert all(wire.connections[host] == 1 for host in HOSTS)
+
+
+def test_two_requests_at_once_are_a_bug(run: Run) -> None:
+    """In a round as elsewhere: the second one is refused loudly and does not harm the first."""
+
+    async def main() -> None:
+        links = await opened(wire)
+        link = links[HOSTS[0]]
+        round_: Round[str] = Round(ManualClock(), PATIENCE_S)
+        assert round_.ask(link, request(link), "first")
+        with pytest.raises(RuntimeError, match="two requests at once"):
+            round_.ask(link, request(link), "second")
+        with pytest.raises(RuntimeError, match="two requests at once"):
+            await link.exchange(request(link), PATIENCE_S)
+        (asked,) = await ended(round_)
+        assert link.end(asked.outcome) == body(HOSTS[0])
+        round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        run(main())
+        assert wire.most_at_once[HOSTS[0]] == 1
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_round_that_is_given_up_leaves_no_connection_with_an_answer_to_come(
+    run: Run, is_answered
+) -> None:
+    """What nobody takes must not become the next answer; links that were taken are as they were."""
+
+    async def main() -> None:
+        links = await opened(wire)
+        round_: Round[str] = Round(ManualClock(), PATIENCE_S)
+        taken = links[HOSTS[0]]
+        round_.ask(taken, request(taken), HOSTS[0])
+        (asked,) = await round_.answers()
+        assert taken.end(asked.outcome) == body(HOSTS[0])
+        go = wire.hold_back()
+        for host in HOSTS[1:]:
+            round_.ask(links[host], request(links[host]), host)
+        if is_answered:
+            go.set()
+            async with asyncio.timeout(10):
+                while not all(asked.outcome for asked in round_._all):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+        round_.close()
+        assert [links[host].is_open for host in HOSTS] == [True] + [False] * 4
+        assert not any(link.is_busy for link in links.values())
+        go.set()
+        for host, link in links.items():
+            assert await link.exchange(request(link), PATIENCE_S) == body(host)
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        run(main())
