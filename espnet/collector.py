@@ -24,7 +24,7 @@ from espnet.clock import Clock
 from espnet.credential import Password
 from espnet.errors import BoardError, CredentialClosed, DeviceLockLost, StoreUnavailable
 from espnet.model import Device, Input, Memory, Reading, Threshold, View
-from espnet.store import BATCH, Claim, Grant, Poll, Store
+from espnet.store import BATCH, PRESENT_S, Claim, Grant, Poll, Store
 from espnet.trip import Sight
 from espnet.visit import Target, act, gather
 from espnet.watch import Watch, look_up
@@ -80,8 +80,8 @@ class Collector:
     """Polls the fleet. ``holder`` names this collector in locks, readings and `Store.collectors`.
 
     ``interval_s`` is for devices without one of their own; ``timeout_s`` is for one request. A trip
-    gets three times that: for the board's answer, for all its sensors, for all writes. ``observe`` is told
-    how long each poll took, in seconds.
+    gets three times that: for the board's answer, for all its sensors, for all writes. A collector that has
+    not claimed for ``present_s`` is thought dead. ``observe`` is told how long each poll took, in seconds.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Collector:
         holder: str,
         interval_s: float,
         timeout_s: float,
+        present_s: float = PRESENT_S,
         outage: Outage | None = None,
         luck: Callable[[], float] = random.random,
         observe: Callable[[float], object] = lambda poll_s: None,
@@ -100,6 +101,7 @@ class Collector:
         self._store, self._clock, self._holder = store, clock, holder
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._outage, self._luck = outage or Outage(), luck
+        self._present_s = present_s
         self.lock_ttl_s = 3 * timeout_s + COMMIT_MARGIN_S
         self._targets: dict[str, Target] = {}
         self._watch = Watch()
@@ -119,12 +121,14 @@ class Collector:
         batches = []
         self._claiming = True
         try:
-            while (free := MAX_IN_FLIGHT - self._in_flight) > 0 and not self._stopping:
-                claims = await self._claim(now, min(free, BATCH))
+            while not self._stopping:
+                most = min(MAX_IN_FLIGHT - self._in_flight, BATCH)
+                # With no room for more, this says that somebody is here.
+                claims = await self._claim(now, most)
                 self._in_flight += len(claims)
                 if claims:
                     batches.append(asyncio.create_task(self._poll(claims)))
-                if len(claims) < min(free, BATCH):
+                if not claims or len(claims) < most:
                     break
         finally:
             self._claiming = False
@@ -158,16 +162,30 @@ class Collector:
     async def _claim(self, now: float, limit: int) -> list[Claim]:
         try:
             claims = await self._in_thread(
-                lambda: self._store.claim(now, limit, self._holder, ttl_s=self.lock_ttl_s)
+                lambda: self._store.claim(
+                    now,
+                    limit,
+                    self._holder,
+                    ttl_s=self.lock_ttl_s,
+                    present_s=self._present_s,
+                )
             )
         except StoreUnavailable as error:
             self._outage.began(error)
             return []
         self._outage.ended()
         self._has_claimed = True
+        self._let_go(self._store.given)
         if (version := self._store.jobs_version) != self._watch.version:
             await self._learn(version)
         return claims
+
+    def _let_go(self, given: Sequence[str] | None) -> None:
+        """Closes the links of devices that are somebody else's now: a board has few places. None: of all."""
+        for device_id in list(self._targets) if given is None else given:
+            target = self._targets.get(device_id)
+            if target is not None and not target.link.is_busy:
+                self._targets.pop(device_id).link.close()
 
     async def _learn(self, version: bytes) -> None:
         """Somebody's jobs changed: learns anew who looks at whose readings."""

@@ -130,6 +130,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     registered_at: float = 0.0
     credential: int = 0
 
+    @property
+    def shard(self) -> str:
+        """What its tag ``shard:NAME`` says: collectors of that name poll it, and no others."""
+        return next((tag[6:] for tag in self.tags if tag.startswith("shard:")), "")
+
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one successful poll saw.

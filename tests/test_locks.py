@@ -55,7 +55,7 @@ def test_a_held_device_is_not_claimed(store: Store, raw: redis.Redis, device: De
     with store.hold(device, "me", ttl_s=9, wait_s=0):
         assert claimed(store) == []
         assert not Lock(raw, KEY, timeout=9).acquire(blocking=False)
-        assert raw.zscore("espnet:due", "id1") == pytest.approx(NOW + 2)
+        assert store.schedule()["id1"].at == pytest.approx(NOW + 2)
     assert claimed(store, NOW + 1.9) == []
     assert claimed(store, NOW + 2) == ["id1"]
 
@@ -103,7 +103,7 @@ def test_a_lock_without_an_end_is_not_looked_at_all_the_time(
     """What somebody locked by hand for ever costs one look a second."""
     raw.set(KEY, "by-hand")
     assert claimed(store) == []
-    assert raw.zscore("espnet:due", "id1") == pytest.approx(NOW + 2)
+    assert store.schedule()["id1"].at == pytest.approx(NOW + 2)
 
 
 # --- how they end -------------------------------------------------------------------------------
@@ -135,17 +135,19 @@ def test_who_waits_gets_the_lock_when_it_is_free(
 def test_the_devices_of_a_collector_that_died_are_due_when_its_locks_end(
     store: Store, device: Device
 ) -> None:
-    """Nothing is lost and nothing has to be cleaned up: the date of a claim is the end of its lock."""
-    (dead,) = store.claim(NOW + 1, 9, "dead", ttl_s=0.05)
+    """Nothing is lost and nothing has to be cleaned up: the date of a claim is the end of its lock. Before
+    the collector is thought dead, nobody else looks at its devices."""
+    (dead,) = store.claim(NOW + 1, 9, "dead", ttl_s=0.05, present_s=0.04)
     assert claimed(store, NOW + 1.04) == []
     eventually(lambda: store.lock_state(device) is None)
+    assert claimed(store, NOW + 1.045) == []
     assert claimed(store, NOW + 1.05) == ["id1"]
     assert store.commit([poll(dead.grant)]) == {"id1"}
 
 
 def test_a_commit_without_its_lock_changes_nothing(store: Store, device: Device) -> None:
     """Whoever lost the lock has no say any more: not on the reading, not on the date, not on the lock."""
-    (late,) = store.claim(NOW + 1, 9, "late", ttl_s=0.05)
+    (late,) = store.claim(NOW + 1, 9, "late", ttl_s=0.05, present_s=0.5)
     eventually(lambda: store.lock_state(device) is None)
     (now,) = store.claim(NOW + 2, 9, "now", ttl_s=60)
     assert store.commit([poll(late.grant, reading=reading(NOW + 1))]) == {"id1"}

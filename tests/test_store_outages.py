@@ -80,7 +80,7 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "pending": lambda s: s.pending("dd"),
     "stream_info": Store.stream_info,
     "health": Store.health,
-    "due_dates": Store.due_dates,
+    "schedule": Store.schedule,
     "device_count": Store.device_count,
     "append_history": lambda s: s.append_history([Row(ENTRY, "id1", NOW, {}, 9)]),
     "tails": lambda s: s.tails(["id1"]),

@@ -242,7 +242,8 @@ def _redis(store: Store, session: Session, kind: str, default_sockets: tuple[Pat
 
 def _fleet(store: Store, session: Session) -> dict[str, Any]:
     claims = store.collectors_seen(session.now, COLLECTOR_FORGOTTEN_S)
-    views, dates, memories = store.views(), store.due_dates(), store.memories()
+    views, schedule, memories = store.views(), store.schedule(), store.memories()
+    dates = {device_id: turn.at for device_id, turn in schedule.items()}
     now, interval_s = session.now, session.config.interval_s
     return {
         "collectors": _collectors(claims, views, now),

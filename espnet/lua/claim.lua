@@ -1,10 +1,12 @@
 -- Claims devices whose time has come: takes their locks and hands out fences, all or nothing per device.
+-- (queues.lua comes before this.)
 --
--- KEYS  1 due (zset id → Unix seconds)   2 devices (hash id → record)   3 faults (hash id → record)
---       4 fence (counter)                5 collectors (zset name → Unix seconds last seen)
---       6 jobs (hash id → records)       7 memory (hash id → record)   8 jobs_version (counter)
--- ARGV  1 now, Unix seconds   2 most devices to claim   3 lock TTL, ms   4 holder   5 prefix of lock keys
---       6 seconds after which a collector that says nothing is forgotten
+-- KEYS  1 devices (hash id → record)   2 faults (hash id → record)   3 fence (counter)
+--       4 collectors (zset name → Unix seconds last seen)            5 jobs (hash id → records)
+--       6 memory (hash id → record)    7 jobs_version (counter)
+-- ARGV  2 now, Unix seconds   3 most devices to claim   4 lock TTL, ms   5 holder
+--       6 for how many seconds the holder is present by this   7 seconds after which a collector that says
+--       nothing is forgotten
 --
 -- A token is "holder:fence". Fences only grow, so no two grants share a token, not even two grants of
 -- one process. The lock is what redis-py's Lock writes: SET key token NX PX ttl.
@@ -12,40 +14,102 @@
 -- A claimed device is due again when its lock ends: a collector that dies loses nothing. A device whose
 -- lock somebody else holds is looked at again within a second, and does not stand in the way till then.
 --
--- Returns the version of all jobs ('' if there never were any), then for each device claimed {id, device,
+-- The work is shared here, too. The queues of collectors that are no longer present go back to the pool; who
+-- has fewer devices than is fair takes of the pool, and who has more gives some back. Shares are equal but for
+-- one device, and a device stays with its collector, which keeps a connection to it. So it is given back
+-- between two visits only, and some time before the next one: by then that connection is closed.
+--
+-- Returns the version of all jobs ('' if there never were any); whether the holder was absent, so that what
+-- it had may be somebody else's now; the ids that it gave back; then for each device claimed {id, device,
 -- fault or false, the time it was due, token, fence, jobs or false, memory or false}.
-local now, ttl_ms = tonumber(ARGV[1]), tonumber(ARGV[3])
-redis.call('ZADD', KEYS[5], now, ARGV[4])
-redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[6]))
+local now, limit, ttl_ms, holder = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local mine, pool = queue_of(holder), pool_of(holder)
+-- Most devices that change hands in one call; how long before its date a device may be given back, in seconds.
+local MOVES, AHEAD_S = 1024, 1
 
-local claimed, limit = {}, tonumber(ARGV[2])
-local version = redis.call('GET', KEYS[8]) or ''
+redis.call('ZADD', KEYS[4], now, holder)
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[7]))
+
+local was_absent = redis.call('ZSCORE', PRESENCE, holder) and 0 or 1
+redis.call('ZADD', PRESENCE, now + tonumber(ARGV[6]), holder)
+for _, absent in ipairs(redis.call('ZRANGEBYSCORE', PRESENCE, '-inf', '(' .. ARGV[2])) do give_back(absent) end
+
+-- How many devices are this collector's by right: all that its like have, by as many, and one of the rest.
+local function fair_share()
+  local like, total = {}, redis.call('ZCARD', pool)
+  for _, other in ipairs(redis.call('ZRANGE', PRESENCE, 0, -1)) do
+    if pool_of(other) == pool then
+      like[#like + 1] = other
+      total = total + redis.call('ZCARD', queue_of(other))
+    end
+  end
+  table.sort(like)
+  for rank, other in ipairs(like) do
+    if other == holder then
+      return math.floor(total / #like) + (rank <= total % #like and 1 or 0)
+    end
+  end
+end
+
+local function take(most)
+  local taken = redis.call('ZRANGE', pool, 0, math.min(most, MOVES) - 1, 'WITHSCORES')
+  if #taken == 0 then return end
+  local dates = {}
+  for i = 1, #taken, 2 do
+    dates[#dates + 1] = taken[i + 1]
+    dates[#dates + 1] = taken[i]
+  end
+  redis.call('ZADD', mine, unpack(dates))
+  redis.call('ZREMRANGEBYRANK', pool, 0, #taken / 2 - 1)
+end
+
+-- Evenly spread over their dates, so that the others get quick ones and slow ones; none that is being visited.
+local function give(most)
+  local found = redis.call('ZRANGEBYSCORE', mine, now + AHEAD_S, '+inf', 'WITHSCORES')
+  local given, count = {}, #found / 2
+  most = math.min(most, count, MOVES)
+  for k = 0, most - 1 do
+    local at = 2 * math.floor((k + 0.5) * count / most) + 1
+    if redis.call('EXISTS', PREFIX .. 'lock:' .. found[at]) == 0 then
+      redis.call('ZREM', mine, found[at])
+      redis.call('ZADD', pool, found[at + 1], found[at])
+      given[#given + 1] = found[at]
+    end
+  end
+  return given
+end
+
+local given, more = {}, fair_share() - redis.call('ZCARD', mine)
+if more > 0 then take(more) elseif more < 0 then given = give(-more) end
+
+local claimed = {}
+local version = redis.call('GET', KEYS[7]) or ''
 
 -- Looks at the next so many that are due; returns how many there were.
 local function look_at(most)
-  local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  local due = redis.call('ZRANGEBYSCORE', mine, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
   local count = #due / 2
   if count == 0 then return 0 end
 
   local ids = {}
   for i = 1, count do ids[i] = due[2 * i - 1] end
-  local devices = redis.call('HMGET', KEYS[2], unpack(ids))
-  local faults = redis.call('HMGET', KEYS[3], unpack(ids))
+  local devices = redis.call('HMGET', KEYS[1], unpack(ids))
+  local faults = redis.call('HMGET', KEYS[2], unpack(ids))
   local jobs, memory = {}, {}
   if version ~= '' then
-    jobs = redis.call('HMGET', KEYS[6], unpack(ids))
-    memory = redis.call('HMGET', KEYS[7], unpack(ids))
+    jobs = redis.call('HMGET', KEYS[5], unpack(ids))
+    memory = redis.call('HMGET', KEYS[6], unpack(ids))
   end
-  local fence = redis.call('INCRBY', KEYS[4], count) - count
+  local fence = redis.call('INCRBY', KEYS[3], count) - count
 
   local next_look = {}
   for i = 1, count do
-    local id, lock = ids[i], ARGV[5] .. ids[i]
+    local id, lock = ids[i], PREFIX .. 'lock:' .. ids[i]
     fence = fence + 1
     if not devices[i] then
-      redis.call('ZREM', KEYS[1], id)
+      redis.call('ZREM', mine, id)
     else
-      local token = ARGV[4] .. ':' .. string.format('%.0f', fence)
+      local token = holder .. ':' .. string.format('%.0f', fence)
       local look = now + ttl_ms / 1000
       if redis.call('SET', lock, token, 'NX', 'PX', ttl_ms) then
         claimed[#claimed + 1] = {
@@ -60,7 +124,7 @@ local function look_at(most)
       next_look[#next_look + 1] = id
     end
   end
-  if #next_look > 0 then redis.call('ZADD', KEYS[1], unpack(next_look)) end
+  if #next_look > 0 then redis.call('ZADD', mine, unpack(next_look)) end
   return count
 end
 
@@ -69,4 +133,4 @@ while #claimed < limit do
   local most = limit - #claimed
   if look_at(most) < most then break end
 end
-return {version, claimed}
+return {version, was_absent, given, claimed}

@@ -1,7 +1,7 @@
 -- Ends polls: stores what they saw, queues their samples, sets the next date and releases the locks.
--- (sinks.lua comes before this.)
+-- (sinks.lua and queues.lua come before this.)
 --
--- KEYS  1 due   2 readings (hash id → record)   3 faults (hash id → record)   4 memory (hash id → record)
+-- KEYS  1 readings (hash id → record)   2 faults (hash id → record)   3 memory (hash id → record)
 -- ARGV  1 prefix of all keys   2 most samples the stream may hold   3 most bytes   4 for how many ms an entry
 --       is its taker's   5 the polls as one MessagePack array, which costs both sides less than an argument for
 --       each; of each poll, one after the other:
@@ -58,13 +58,26 @@ for i = 1, polls do
 end
 
 if #release > 0 then
-  redis.call('ZADD', KEYS[1], unpack(dates))
+  -- Nearly always all are the collector's own. It may have been thought dead meanwhile, or be a command.
+  local holder = string.match(given[2], '^(.*):[^:]*$')
+  if redis.call('ZADD', queue_of(holder), 'XX', 'CH', unpack(dates)) < #release then
+    for i = 1, #dates, 2 do
+      local has_place = false
+      for _, queue in ipairs(queues()) do
+        if redis.call('ZSCORE', queue, dates[i + 1]) then
+          redis.call('ZADD', queue, dates[i], dates[i + 1])
+          has_place = true
+        end
+      end
+      if not has_place then redis.call('ZADD', pool_of(holder), dates[i], dates[i + 1]) end
+    end
+  end
   redis.call('DEL', unpack(release))
 end
-if #readings > 0 then redis.call('HSET', KEYS[2], unpack(readings)) end
-if #memory > 0 then redis.call('HSET', KEYS[4], unpack(memory)) end
-if #faults > 0 then redis.call('HSET', KEYS[3], unpack(faults)) end
-if #healed > 0 then redis.call('HDEL', KEYS[3], unpack(healed)) end
+if #readings > 0 then redis.call('HSET', KEYS[1], unpack(readings)) end
+if #memory > 0 then redis.call('HSET', KEYS[3], unpack(memory)) end
+if #faults > 0 then redis.call('HSET', KEYS[2], unpack(faults)) end
+if #healed > 0 then redis.call('HDEL', KEYS[2], unpack(healed)) end
 if refused > 0 then redis.call('HINCRBY', BOOKS, 'refused', refused) end
 if collected == 0 then return lost end
 

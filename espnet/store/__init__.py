@@ -8,8 +8,12 @@ key                   type    holds
 ====================  ======  ========================================================================
 ``devices``           hash    id → `Device`: what a person decided
 ``names``             hash    name → id
-``due``               zset    id → when the next poll is due (Unix seconds); a claimed device's date is
-                              the end of its lock, so that a collector that dies loses nothing
+``due:COLLECTOR``     zset    id → when the next poll is due (Unix seconds), of the devices that this
+                              collector polls; a claimed device's date is the end of its lock, so that a
+                              collector that dies loses nothing
+``due`` ``due@SHARD`` zset    the same of devices that no collector has yet (``lua/queues.lua``)
+``shards``            set     the shards that there ever were
+``presence``          zset    collector → until when it is taken for alive (Unix seconds)
 ``readings``          hash    id → `Reading` of the last successful poll; whether it is still fresh is
                               for the reader to say (`Reading.is_fresh`)
 ``faults``            hash    id → `Fault`, only while polls fail
@@ -47,7 +51,7 @@ library leaves here as `StoreUnavailable`.
 """
 
 from espnet.store.credentials import Credentials
-from espnet.store.health import Health, HealthChecks
+from espnet.store.health import Health, HealthChecks, Turn
 from espnet.store.records import (
     BATCH,
     CACHED_DEVICES,
@@ -59,6 +63,7 @@ from espnet.store.records import (
     MAX_FENCE_PROVED,
     MAX_FENCE_SEEN,
     MAX_LETTERS,
+    PRESENT_S,
     Claim,
     Entry,
     Fate,
@@ -85,6 +90,7 @@ __all__ = [
     "MAX_FENCE_PROVED",
     "MAX_FENCE_SEEN",
     "MAX_LETTERS",
+    "PRESENT_S",
     "Claim",
     "Entry",
     "Fate",
@@ -97,6 +103,7 @@ __all__ = [
     "Poll",
     "SinkBooks",
     "Store",
+    "Turn",
 ]
 
 

@@ -62,6 +62,8 @@ class Connection:
         self._seals = Seals(secret_keys)
         #: As the latest claim found it; it differs from before when any device's jobs have changed.
         self.jobs_version = b""
+        #: What the latest claim gave back to be shared: those ids, or None where all may be others' now.
+        self.given: tuple[str, ...] | None = ()
         # Any: the library types every answer as a union of all that any command may answer.
         self._redis: Any = client or redis.Redis.from_url(
             url,
@@ -77,8 +79,10 @@ class Connection:
         self._sinks, self._sink_states = prefix + "sinks", prefix + "sink_states"
         self._jobs, self._jobs_version = prefix + "jobs", prefix + "jobs_version"
         self._memory, self._credentials = prefix + "memory", prefix + "credentials"
-        self._claim = self._script("claim")
-        self._commit = self._script("sinks", "commit")
+        self._claim = self._script("queues", "claim")
+        self._commit = self._script("sinks", "queues", "commit")
+        self._place = self._script("queues", "place")
+        self._schedule = self._script("queues", "schedule")
         self._readings_of = self._script("readings")
         self._lift_fence = self._script("lift_fence")
         # A device's record rarely changes between two claims: the same bytes are the same object.

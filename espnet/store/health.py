@@ -1,6 +1,6 @@
 """How Redis itself is: what it says of itself, and whether it would take a write."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from redis.exceptions import (
@@ -54,6 +54,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return self.name == "Valkey" or numbers >= [6, 2]
 
 
+class Turn(NamedTuple):
+    """When a device is due (Unix seconds), and the collector that will poll it; "" where nobody has it."""
+
+    at: float
+    collector: str
+
+
 class HealthChecks(Connection):
     """What `espcli doctor` asks beyond what everybody asks."""
 
@@ -104,10 +111,13 @@ class HealthChecks(Connection):
         )
 
     @translated
-    def due_dates(self) -> dict[str, float]:
-        """When each device is due next (Unix seconds), by its id."""
-        rows = self._redis.zrange(self._due, 0, -1, withscores=True)
-        return {device_id.decode(): at for device_id, at in rows}
+    def schedule(self) -> dict[str, Turn]:
+        """When each device is due next, and who has it, by its id."""
+        rows = self._schedule(args=[self.prefix])
+        return {
+            device_id.decode(): Turn(float(at), queue.decode().partition(":")[2])
+            for device_id, at, queue in rows
+        }
 
 
 def _refusal(answer: Any) -> tuple[Refusal | Literal[""], str]:

@@ -18,6 +18,9 @@ HELD_S = 60.0
 MAX_LETTERS = 10_000
 #: The consumer group that keeps the history; the scripts know it by this name, too.
 HISTORY = "history"
+#: A collector that has not claimed for so long is thought dead, and its devices are shared among the others,
+#: in seconds; one that looks at the schedule less often says that it is present for longer.
+PRESENT_S = 5.0
 #: A collector that has not claimed for so long is no longer listed, in seconds.
 COLLECTOR_FORGOTTEN_S = 3_600
 #: Decoded records that are kept between claims: a fleet of this size never decodes one twice.

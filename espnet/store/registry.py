@@ -139,7 +139,7 @@ class Registry(History):
             pipe.hset(self._devices, record.id, encode(record))
             pipe.hset(self._names, record.name, record.id)
             pipe.hset(self._readings, record.id, encode(reading))
-            pipe.zadd(self._due, {record.id: first_due})
+            self._put(pipe, record, first_due)
             if jobs:
                 pipe.hset(self._jobs, record.id, jobs)
             if renamed:
@@ -193,7 +193,9 @@ class Registry(History):
                 pipe.hset(self._names, new.name, old.id)
             if new.interval_s != old.interval_s:
                 # A device that was to be polled in an hour and now every second must not wait.
-                pipe.zadd(self._due, {old.id: now}, lt=True, xx=True)
+                self._hurry(pipe, old.id, now)
+            if new.shard != old.shard:
+                self._put(pipe, new, now)
             return new
 
         return self._transaction(transaction)
@@ -210,7 +212,7 @@ class Registry(History):
                 return False
             moved = msgspec.structs.replace(device, address=address)
             pipe.hset(self._devices, device.id, encode(moved))
-            pipe.zadd(self._due, {device.id: now}, lt=True, xx=True)
+            self._hurry(pipe, device.id, now)
             return True
 
         return bool(self._redis.transaction(transaction, self._devices, value_from_callable=True))
@@ -269,12 +271,21 @@ class Registry(History):
     def _erase(self, pipe: Any, device: Device) -> None:
         pipe.hdel(self._devices, device.id)
         pipe.hdel(self._names, device.name)
-        pipe.zrem(self._due, device.id)
+        self._place(args=[self.prefix, "remove", "", "", device.id], client=pipe)
         pipe.hdel(self._readings, device.id)
         pipe.hdel(self._faults, device.id)
         pipe.delete(self._locks + device.id)
         pipe.hdel(self._jobs, device.id)
         pipe.hdel(self._memory, device.id)
+
+    def _hurry(self, pipe: Any, device_id: str, now: float) -> None:
+        """The device is due at ``now``, unless it is earlier."""
+        self._place(args=[self.prefix, "hurry", f"{now:.6f}", "", device_id], client=pipe)
+
+    def _put(self, pipe: Any, device: Device, due: float) -> None:
+        """The device waits for a collector of its shard to take it."""
+        args = [self.prefix, "pool", f"{due:.6f}", device.shard, device.id]
+        self._place(args=args, client=pipe)
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -330,7 +341,7 @@ class Registry(History):
                 pipe.hdel(self._jobs, device.id)
                 pipe.hdel(self._memory, device.id)
             pipe.incr(self._jobs_version)
-            pipe.zadd(self._due, {device.id: now}, lt=True, xx=True)
+            self._hurry(pipe, device.id, now)
             return device
 
         return self._transaction(transaction)

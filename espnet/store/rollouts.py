@@ -153,8 +153,8 @@ class Rollouts(Connection):
     @translated
     def due_of(self, device_id: str) -> float | None:
         """When the device is to be polled next (Unix seconds)."""
-        at: float | None = self._redis.zscore(self._due, device_id)
-        return at
+        rows = self._schedule(args=[self.prefix, device_id])
+        return float(rows[0][1]) if rows else None
 
 
 def _number(board: Progress) -> int:

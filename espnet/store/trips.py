@@ -27,6 +27,7 @@ from espnet.store.records import (
     BATCH,
     COLLECTOR_FORGOTTEN_S,
     HELD_S,
+    PRESENT_S,
     Claim,
     Grant,
     LockState,
@@ -123,11 +124,16 @@ class Trips(Registry):
     # --- the trip -------------------------------------------------------------------------------
 
     @translated
-    def claim(self, now: float, limit: int, holder: str, *, ttl_s: float) -> list[Claim]:
-        """Takes up to ``limit`` devices that are due at ``now``, with their locks, for ``ttl_s``."""
-        self.jobs_version, rows = self._claim(
+    def claim(
+        self, now: float, limit: int, holder: str, *, ttl_s: float, present_s: float = PRESENT_S
+    ) -> list[Claim]:
+        """Takes up to ``limit`` devices of its own that are due at ``now``, with their locks, for ``ttl_s``.
+
+        The holder is present for the next ``present_s``, and has its share of all devices till then. What it
+        gave back of them for others is in `given` afterwards.
+        """
+        self.jobs_version, was_absent, given, rows = self._claim(
             keys=[
-                self._due,
                 self._devices,
                 self._faults,
                 self._fence,
@@ -137,14 +143,16 @@ class Trips(Registry):
                 self._jobs_version,
             ],
             args=[
+                self.prefix,
                 f"{now:.6f}",
                 min(limit, BATCH),
                 int(ttl_s * 1000),
                 holder,
-                self._locks,
+                present_s,
                 COLLECTOR_FORGOTTEN_S,
             ],
         )
+        self.given = None if was_absent else tuple(raw.decode() for raw in given)
         claims = []
         for raw_id, record, fault, due, token, fence, jobs, memory in rows:
             claims.append(
@@ -190,7 +198,7 @@ class Trips(Registry):
                     encode(memory).decode() if memory else "",
                 )
             rows = self._commit(
-                keys=[self._due, self._readings, self._faults, self._memory],
+                keys=[self._readings, self._faults, self._memory],
                 args=[
                     self.prefix,
                     self.max_samples,
@@ -216,8 +224,9 @@ class Trips(Registry):
 
     @translated
     def sign_off(self, collector: str) -> None:
-        """At an orderly stop: the collector is at work no more."""
-        self._redis.zrem(self._collectors, collector)
+        """At an orderly stop: the collector is at work no more, and what it had is for the others."""
+        script = self._script("queues", "sign_off")
+        script(keys=[self._collectors], args=[self.prefix, collector])
 
     # --- what deciding looks at
 
@@ -261,5 +270,4 @@ class Trips(Registry):
     def wake(self, device_ids: Sequence[str], now: float) -> None:
         """Makes devices due at ``now``, unless they are earlier."""
         if device_ids:
-            dates = dict.fromkeys(device_ids, now)
-            self._redis.zadd(self._due, dates, lt=True, xx=True)
+            self._place(args=[self.prefix, "hurry", f"{now:.6f}", "", *device_ids])

@@ -1,0 +1,21 @@
+-- Puts devices where they belong in the schedule. (queues.lua comes before this.)
+--
+-- ARGV  2 what to do   3 date, Unix seconds   4 a shard, '' for none   5… ids
+--
+-- 'hurry': due at that date, unless they are due earlier, and whoever has them. 'pool': taken from whoever
+-- has them, and put into the pool of the shard with that date. 'remove': taken from whoever has them.
+local what, date, shard = ARGV[2], ARGV[3], ARGV[4]
+local found = queues()
+for i = 5, #ARGV do
+  for _, queue in ipairs(found) do
+    if what == 'hurry' then
+      redis.call('ZADD', queue, 'XX', 'LT', date, ARGV[i])
+    else
+      redis.call('ZREM', queue, ARGV[i])
+    end
+  end
+  if what == 'pool' then
+    if shard ~= '' then redis.call('SADD', SHARDS, shard) end
+    redis.call('ZADD', shard == '' and DUE or DUE .. '@' .. shard, date, ARGV[i])
+  end
+end

@@ -1,0 +1,32 @@
+-- The beginning of every script that deals with the schedule: who polls which device.
+--
+-- ARGV[1] is the prefix of all keys. Each device is in exactly one of these sorted sets (id → Unix seconds
+-- when it is due): the queue of the collector that polls it, `due:HOLDER`, or the pool of those that nobody
+-- has, `due`, of which collectors help themselves. Devices of a shard have a pool of their own, `due@SHARD`,
+-- and collectors of a shard, whose names begin with ROLE/SHARD@, help themselves from that one only.
+local PREFIX = ARGV[1]
+local DUE, PRESENCE, SHARDS = PREFIX .. 'due', PREFIX .. 'presence', PREFIX .. 'shards'
+
+local function queue_of(holder) return DUE .. ':' .. holder end
+
+local function pool_of(holder)
+  local shard = string.match(holder, '^[^/@]*/([^@]*)@')
+  return shard and DUE .. '@' .. shard or DUE
+end
+
+-- Every sorted set that may hold a device.
+local function queues()
+  local found = {DUE}
+  for _, shard in ipairs(redis.call('SMEMBERS', SHARDS)) do found[#found + 1] = DUE .. '@' .. shard end
+  for _, holder in ipairs(redis.call('ZRANGE', PRESENCE, 0, -1)) do found[#found + 1] = queue_of(holder) end
+  return found
+end
+
+-- Gives back what a collector had.
+local function give_back(holder)
+  local queue, pool = queue_of(holder), pool_of(holder)
+  redis.call('ZREM', PRESENCE, holder)
+  if redis.call('EXISTS', queue) == 0 then return end
+  redis.call('ZUNIONSTORE', pool, 2, pool, queue, 'AGGREGATE', 'MIN')
+  redis.call('DEL', queue)
+end
