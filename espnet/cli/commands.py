@@ -23,6 +23,8 @@ NO_DEVICES = (
     "No devices are registered yet. Register one: `espcli register ADDRESS NAME`; "
     "without a board: `espcli simulate 3`."
 )
+#: What `redis` shows only where sentinels find it.
+SENTINEL_ROWS = ("primary", "sentinels")
 
 
 class Commands(SampleWords, SealWords, UpdateWords):
@@ -401,7 +403,12 @@ class Commands(SampleWords, SealWords, UpdateWords):
         from espnet import server
 
         if action == "show":
-            return Lines(server.describe(self._session.server))
+            told = server.describe(self._session.server)
+            if told["sentinels"] is None:
+                return Lines(told, shown={k: v for k, v in told.items() if k not in SENTINEL_ROWS})
+            from espnet.cli.amounts import sentinels_told
+
+            return Lines(told, shown=told | {"sentinels": sentinels_told(told["sentinels"])})
         if action != "stop":
             raise UsageError(f"`espcli redis` knows show and stop, not {parse.quoted(action)}.")
         config = self._session.config
