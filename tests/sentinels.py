@@ -55,6 +55,10 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         return (self._folder / "log").read_text()
 
