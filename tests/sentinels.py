@@ -167,8 +167,16 @@ class House:
             with one.client() as client:
                 words = [str(word) for pair in PERIODS.items() for word in pair]
                 client.execute_command("SENTINEL", "DEBUG", *words)
-        wait_until("the replicas follow", lambda: self.followers(primary) == len(replicas))
-        wait_until("the sentinels agree", lambda: all(map(self._is_ready, self.sentinels)))
+        self.wait_whole()
+
+    @property
+    def guards(self) -> list[Server]:
+        """The sentinels that run."""
+        return [one for one in self.sentinels if one.is_running]
+
+    def wait_whole(self) -> None:
+        """Returns when replicas follow, and the sentinels that run know it and would agree on a fail-over."""
+        wait_until("everybody follows and agrees", lambda: all(map(self._is_ready, self.guards)))
 
     def _is_ready(self, one: Server) -> bool:
         with one.client() as client:
@@ -176,18 +184,13 @@ class House:
             others: Any = client.sentinel_slaves(NAME)
             client.execute_command("SENTINEL", "CKQUORUM", NAME)
         fit = [not other["is_sdown"] and other["master-link-status"] == "ok" for other in others]
-        return state["num-other-sentinels"] == 2 and fit == [True] * (len(self.servers) - 1)
+        is_up = state["flags"] == "master" and state["num-other-sentinels"] == 2
+        return is_up and fit == [True] * (len(self.servers) - 1)
 
-    def followers(self, primary: Server) -> int:
-        """How many replicas are up to date with it."""
-        with primary.client() as client:
-            told: Any = client.info("replication")
-        return sum(told[f"slave{n}"]["state"] == "online" for n in range(told["connected_slaves"]))
-
-    def primary(self, *, among: list[Server] | None = None) -> Server | None:
-        """Whom the sentinels (or some of them) agree to be the primary."""
+    def primary(self) -> Server | None:
+        """Whom the sentinels agree to be the primary."""
         said = set()
-        for one in among or self.sentinels:
+        for one in self.guards:
             with one.client() as client:
                 address: Any = client.sentinel_get_master_addr_by_name(NAME)
             said.add(int(address[1]))

@@ -187,7 +187,8 @@ def _with_sentinels(redis: Redis, tool: str) -> Iterator[Problem]:
             f"{amount(len(wrong), 'sentinel')} of {len(watch.sentinels)} cannot be used: {some(wrong)}.",
             "start it, or take it out of REDIS_URL",
         )
-    if health.min_replicas == 0 and watch.replicas:
+    # With one replica, nothing could be written once it has taken over.
+    if health.min_replicas == 0 and watch.replicas > 1:
         yield _remark(
             "A primary that is cut off goes on taking writes, which the fail-over loses.",
             f"`{tool} CONFIG SET min-replicas-to-write 1`, on the replicas too, and in their configuration "
