@@ -41,6 +41,7 @@ layer  module                                      responsibility
 5      ``config`` ``simulator/``                   the environment; boards without hardware
 5      ``exposition``                              what Prometheus is shown
 6      ``outlets`` ``follower``                    the sinks that the settings choose; boards that moved
+6      ``supervisor``                              what a service manager is told
 6      ``updates/``                                the firmware onto the boards, over the air
 7      ``daemon``                                  the loops, signals and the ordered stop
 8      ``cli/``                                    fire classes, rendering, exit codes, the demo

@@ -330,7 +330,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
         return report(session.store, session.config, session.now, add, remove)
 
     @verb
-    def doctor(self) -> Report:
+    def doctor(self, *, here: bool = False) -> Report:
         """Looks at all of it and says what is wrong, and what to do next.
 
         Redis, collectors, devices, the queue, every sink with its books, and the clocks. No board is
@@ -339,8 +339,15 @@ class Commands(SampleWords, SealWords, UpdateWords):
         Exit code 0: nothing needs a person; there may be remarks. 1: something does. 3: Redis cannot
         be reached, or says no more; what is known is shown all the same.
 
+        --here   only whether a collector of this machine is at work: what may restart a service. Exit
+                 code 0: one has claimed within two minutes; 1: none has; 3: Redis does not tell
+
         Example: espcli doctor --json
         """
+        if here:
+            from espnet.cli import here as own
+
+            return own.report(self._session)
         from espnet.cli import doctor
         from espnet.cli.facts import gather
 
