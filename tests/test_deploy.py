@@ -53,7 +53,7 @@ def unit() -> dict[str, list[str]]:
 
 
 def test_the_unit_runs_a_command_that_exists_with_settings_that_exist() -> None:
-    """ExecStart is a command of EspNet, Environment and the example of /etc/espnet/espnet.env its settings."""
+    """ExecStart is a command of EspNet; Environment and the example of espnet.env name settings of it."""
     told = unit()
     program, *words = shlex.split(told["ExecStart"][0])
     assert program == "/opt/espnet/espcli"
@@ -70,7 +70,7 @@ def test_the_unit_runs_a_command_that_exists_with_settings_that_exist() -> None:
 
 
 def test_the_unit_comes_back_by_itself_and_may_do_little() -> None:
-    """It is started again for ever, but not with settings that make no sense; it hears its watchdog; it has no
+    """It is started again for ever, but not with settings that make no sense; it has a watchdog; it has no
     capability, no writable folder but its own, and bounds."""
     told = {key: values[-1] for key, values in unit().items()}
     assert told["Type"] == "notify"
@@ -124,8 +124,8 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def test_the_image_is_small_private_and_runs_as_nobody() -> None:
-    """Its base has no registry in its name, the last user is not root, nothing is built where it runs, what is
-    installed is what the lock names."""
+    """Its base has no registry in its name, the last user is not root, nothing is built where it runs, and
+    what is installed is what the lock names."""
     told = instructions()
     bases = [rest.split()[0] for word, rest in told if word == "FROM"]
     assert bases
@@ -159,8 +159,8 @@ def test_the_image_runs_commands_that_exist() -> None:
 
 
 def test_the_image_gets_what_it_copies_and_nothing_else() -> None:
-    """All that is copied exists and gets past .dockerignore, which lets nothing pass that nobody asked for: no
-    history, no settings, no secrets."""
+    """All that is copied exists and gets past .dockerignore, which lets nothing pass that nobody asked for:
+    no history, no settings, no secrets."""
     copied = {
         source
         for word, rest in instructions()
@@ -201,7 +201,7 @@ def test_the_services_run_commands_that_exist_with_settings_that_exist() -> None
 
 
 def test_redis_is_for_the_collectors_only_and_keeps_its_data() -> None:
-    """No port is published, its network leads nowhere, its data lie in a volume, and no secret is in the file."""
+    """No port is published, its network leads nowhere, its data lie in a volume, no secret is in the file."""
     told = compose()
     services = told["services"]
     assert not [name for name, one in services.items() if "ports" in one]
@@ -230,8 +230,8 @@ def test_simulated_boards_are_asked_for_and_apart() -> None:
 
 
 def test_the_redis_of_the_compose_file_is_what_doctor_wants(short_path: Path) -> None:
-    """Its command, run as it is by the shell: it wants the password, which no argument shows, and doctor finds
-    nothing wrong with its settings."""
+    """Its command, run as it is by the shell: it wants the password, which no argument shows, keeps its
+    data, and throws nothing away."""
     shell, option, script = compose()["services"]["redis"]["command"]
     script = script.replace("docker-entrypoint.sh valkey-server", str(server.binary()))
     script = script.replace("$$", "$").replace("dir /data", f"dir {short_path}")
