@@ -170,7 +170,7 @@ def test_redis_and_doctor_say_which_primary_and_through_whom(
     nobody = "127.0.0.1:1"
     monkeypatch.setenv("REDIS_URL", house.url.replace(house.sentinels[0].address, nobody))
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())  # lines end where the terminal does
     assert f"primary {primary.address}, 1 replica" in told
     assert f"1 sentinel of 3 cannot be used: {nobody}" in told
     assert "pa55word" not in told
@@ -245,6 +245,41 @@ def test_a_primary_that_became_a_replica_is_let_go(house: House) -> None:
 
         wait_until("a primary", goes_on)
         house.wait_whole()
+
+
+def test_a_sentinel_behind_the_times_is_not_believed(house: House, tmp_path: Path) -> None:
+    """One that names a replica, or a server that is gone, is passed over: the next one is asked at once."""
+    primary = house.primary()
+    assert primary is not None
+    hosts = house.url.rpartition("@")[2].partition("/")[0]
+    # Not a replica of the house: by that one it would hear from the other sentinels, and learn.
+    replica = Server(tmp_path / "replica", "server", ["requirepass pa55word"], "pa55word")
+    lines = [f"sentinel down-after-milliseconds {NAME} 60000", "requirepass s3cret55"]
+    lines += [f"sentinel auth-pass {NAME} pa55word"]
+    stale = Server(tmp_path / "stale", "sentinel", [], "s3cret55")
+    try:
+        replica.write()
+        replica.lines.append("replicaof 127.0.0.1 1")
+        replica.start()
+        stale.write()
+        stale.lines = [f"sentinel monitor {NAME} 127.0.0.1 {replica.port} 1", *lines]
+        stale.start()
+        url = house.url.replace(hosts, f"{stale.address},{hosts}")
+        for reason in ("is a replica", "says"):
+            assert server.find(url, tmp_path).url == url
+            told = server.watch(url)
+            assert told is not None
+            assert told.sentinels[stale.address] == f"still names {replica.address}"
+            assert told.primary == primary.address
+            with closing(Store(house.url.replace(hosts, stale.address))) as store:
+                words = f"names {replica.address}, which {reason}"
+                with pytest.raises(StoreUnavailable, match=words) as error:
+                    store.ping()
+                assert "pa55word" not in str(error.value)
+            replica.kill()
+    finally:
+        stale.kill()
+        replica.kill()
 
 
 def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:

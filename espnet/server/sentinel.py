@@ -8,10 +8,11 @@ NAME is what `sentinel monitor` calls the primary. USER and PASSWORD are those o
 want some have theirs in the options ``sentinel_username`` and ``sentinel_password``. All other options are
 redis-py's, as in every URL. With ``rediss+sentinel://`` Redis and sentinels are spoken to with TLS.
 
-A new connection asks the first sentinel that answers who is the primary, and lets the server itself confirm
-that it is (`ROLE`): a sentinel may be behind the times. Whoever meets an error says `doubt`: then the next
-command asks anew, another sentinel first. So neither a primary that became a replica, nor one that was cut
-off with its sentinel, is held on to. Nothing in here waits for a fail-over: the loops come by again.
+Who connects asks the first sentinel that answers who is the primary, and the server itself whether it is
+(`ROLE`): a sentinel may be behind the times, and then the next one is asked. Whoever meets an error says
+`doubt`: then the next command asks anew, another sentinel first. So neither a primary that became a replica,
+nor one that was cut off with its sentinel, is held on to. Nothing in here waits for a fail-over: the loops
+come by again.
 """
 
 import re
@@ -23,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlencode
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
-from redis.exceptions import ConnectionError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
@@ -155,9 +156,9 @@ def _address(text: str) -> Address:
 def client(url: str, options: dict[str, Any]) -> redis.Redis:
     """A client of whoever is the primary. ``options`` are for Redis; the URL's own win over them."""
     named = parse(url)
-    sentinels: Any = _Sentinels(named)
     options = options | named.options
-    found: redis.Redis = sentinels.master_for(named.name, redis_connect_func=_confirmed, **options)
+    sentinels: Any = _Sentinels(named, options)
+    found: redis.Redis = sentinels.master_for(named.name, **options)
     return found
 
 
@@ -181,20 +182,22 @@ def primary_of(redis_client: redis.Redis) -> str:
 
 
 class _Sentinels(Sentinel):
-    """redis-py's, with one try each, short ones, and words that hold no secret."""
+    """redis-py's, with one try each, short ones, and words without secrets. ``options`` are Redis' own."""
 
-    def __init__(self, named: Named) -> None:
+    def __init__(self, named: Named, options: dict[str, Any]) -> None:
         waits = {"socket_timeout": ASK_S, "socket_connect_timeout": ASK_S}
-        once = Retry(NoBackoff(), 0)
-        options = {**waits, **named.sentinel_options, "retry": once}
-        super().__init__(named.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        asking = {**waits, **named.sentinel_options, "retry": Retry(NoBackoff(), 0)}
+        super().__init__(named.sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+        self._options = dict(options)
+        is_tls = self._options.pop("ssl", False)
+        self._options["connection_class"] = redis.SSLConnection if is_tls else redis.Connection
 
     def begin_with_another(self) -> None:
         self.sentinels.append(self.sentinels.pop(0))
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Where the primary is, by the first sentinel that knows one which is up."""
-        said = []
+        """Where the primary is, by the first sentinel that knows one which says of itself that it is."""
+        said, seen = [], {}
         for sentinel in list(self.sentinels):
             try:
                 state: Any = sentinel.sentinel_master(service_name)
@@ -204,26 +207,30 @@ class _Sentinels(Sentinel):
             finally:
                 # It is asked once in months: a kept connection would be one that broke unnoticed.
                 sentinel.close()
-            if _is_up(state):
+            address = Address(state["ip"], state["port"])
+            if not _is_up(state):
+                said.append(f"{_where(sentinel)} holds {address} to be down")
+                continue
+            if address not in seen:
+                seen[address] = self._problem_at(address)
+            if not seen[address]:
                 self.sentinels.remove(sentinel)
                 self.sentinels.insert(0, sentinel)
-                return state["ip"], state["port"]
-            down = Address(state["ip"], state["port"])
-            said.append(f"{_where(sentinel)} holds {down} to be down")
+                return address
+            said.append(f"{_where(sentinel)} names {address}, which {seen[address]}")
         raise MasterNotFoundError("; ".join(said))
 
-
-def _confirmed(connection: Any) -> None:
-    """The usual greeting; then the server says itself whether it is a primary."""
-    connection.on_connect()
-    connection.send_command("ROLE")
-    try:
-        role = connection.read_response()
-    except ResponseError:
-        return  # this user may not ask
-    if role[0] not in (b"master", "master"):
-        address = Address(connection.host, connection.port)
-        raise ConnectionError(f"a sentinel named {address}, which is a replica")
+    def _problem_at(self, address: Address) -> str:
+        """Why the server there is not the primary, or cannot be asked, as a clause; "" for nothing."""
+        pool = redis.ConnectionPool(host=address.host, port=address.port, **self._options)
+        with redis.Redis.from_pool(pool) as server:
+            try:
+                role: Any = server.role()
+            except ResponseError:
+                return ""  # this user may not ask
+            except RedisError as error:
+                return f"says {str(error).rstrip('.')}"
+        return "" if role[0] in (b"master", "master") else "is a replica"
 
 
 def _is_up(state: dict[str, Any]) -> bool:
@@ -255,7 +262,7 @@ def look(url: str) -> Watch:
     wrong: dict[str, str] = {}
     found: list[tuple[int, bool, str, str]] = []
     replicas, problems = 0, []
-    for sentinel in _Sentinels(named).sentinels:
+    for sentinel in _Sentinels(named, {}).sentinels:
         who = str(_where(sentinel))
         try:
             state: Any = sentinel.sentinel_master(named.name)
