@@ -23,7 +23,8 @@ from redis.retry import Retry
 from espnet import server
 
 NAME = "house"
-PATIENCE_S = 20.0
+#: Sentinels that vote for themselves at the same moment try again twice `failover-timeout` later, and again.
+PATIENCE_S = 60.0
 #: How long a primary may say nothing before a sentinel holds it to be down, in milliseconds.
 DOWN_MS = 500
 #: What sentinels do every second or ten, in milliseconds.
@@ -39,6 +40,20 @@ def wait_until(what: str, look: Callable[[], Any], timeout_s: float = PATIENCE_S
                 return seen
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s in vain: {what}"
         time.sleep(0.02)
+
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nobody listens at, below those that connections get: it is free until its server starts."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Server:
@@ -70,9 +85,7 @@ class Server:
     def write(self) -> None:
         """Settles its port, and writes its configuration, which the program changes later on."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -149,7 +162,7 @@ class House:
                 f"sentinel monitor {NAME} 127.0.0.1 {primary.port} 2",
             ]
             monitored += [f"sentinel down-after-milliseconds {NAME} {DOWN_MS}"]
-            monitored += [f"sentinel failover-timeout {NAME} 3000"]
+            monitored += [f"sentinel failover-timeout {NAME} 2000"]
             if self.password:
                 monitored += [f"sentinel auth-pass {NAME} {self.password}"]
             if self.sentinel_password:

@@ -194,6 +194,27 @@ def test_sentinels_that_do_not_help_are_told_apart(house: House, tmp_path: Path)
         store.ping()
 
 
+def test_doctor_says_what_to_do_when_no_primary_is_found(
+    house: House,
+    settings: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 3, the sentinels' own words, and a next step that fits them."""
+    for url, step in (
+        ("redis+sentinel://127.0.0.1:1/house?sentinel_password=pa55word", "start the sentinels"),
+        (house.url.replace("pa55word", "other55"), "put Redis' password into REDIS_URL"),
+    ):
+        monkeypatch.setenv("REDIS_URL", url)
+        assert main(["doctor", "--json"]) == 3
+        told = capsys.readouterr().out
+        (problem,) = json.loads(told)["problems"]
+        assert problem["next_step"].startswith(step)
+        assert not re.search("pa55word|other55|s3cret55", told)
+        assert main(["doctor", "--here"]) == 3
+        capsys.readouterr()
+
+
 def test_a_store_finds_the_next_primary_by_itself(house: House) -> None:
     """When the primary is killed, commands fail until another one is there, each with one sentence; then the
     same store goes on: scripts are loaded there, and fences go on growing."""

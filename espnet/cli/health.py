@@ -15,6 +15,7 @@ import msgspec
 from espnet.cli.amounts import NAMED, amount, amount_is, duration, size, some
 from espnet.cli.facts import Facts, Redis, Sink
 from espnet.samples import Books
+from espnet.server import is_sentinel
 from espnet.store import HISTORY, Health
 
 #: A poll that is due for longer is late by more than a slow heartbeat.
@@ -99,8 +100,16 @@ def _with_redis(facts: Facts) -> Iterator[Problem]:
 def _reaching(facts: Facts) -> str:
     if not facts.settings.redis:
         return f"look at the end of {facts.settings.data}/redis/server.log"
-    if re.search("authenti|password", facts.unreachable, re.IGNORECASE):
+    said = facts.unreachable.replace(facts.settings.redis, "")
+    if re.search("authenti|password", said, re.IGNORECASE):
+        if is_sentinel(facts.settings.redis):
+            return (
+                "put Redis' password into REDIS_URL: redis+sentinel://:PASSWORD@HOST,HOST/NAME, and the "
+                "sentinels' own, if they have one, as ?sentinel_password=PASSWORD"
+            )
         return "put the password into REDIS_URL: redis://:PASSWORD@HOST:PORT/0"
+    if is_sentinel(facts.settings.redis):
+        return "start the sentinels, and what they watch, or correct REDIS_URL"
     return "start it, or correct REDIS_URL; without that, EspNet uses a Redis of its own"
 
 
