@@ -23,7 +23,7 @@ layer  module                                      responsibility
 0      ``net/``                                    asking the network within a time
 1      ``board/``                                  every call that a board understands, sent two ways
 1      ``firmware``                                a release: what goes onto a board
-1      ``server``                                  which Redis is used; the embedded one
+1      ``server/``                                 which Redis is used; the embedded one; sentinels
 1      ``sinks/``                                  one file a place that samples go
 1      ``windows`` ``inputs``                      when timers are open; what a text names: pure
 1      ``blocks/``                                 readings as packed blocks, minima, means, maxima: pure
@@ -41,6 +41,7 @@ layer  module                                      responsibility
 5      ``config`` ``simulator/``                   the environment; boards without hardware
 5      ``exposition``                              what Prometheus is shown
 6      ``outlets`` ``follower``                    the sinks that the settings choose; boards that moved
+6      ``supervisor``                              what a service manager is told
 6      ``updates/``                                the firmware onto the boards, over the air
 7      ``daemon``                                  the loops, signals and the ordered stop
 8      ``cli/``                                    fire classes, rendering, exit codes, the demo

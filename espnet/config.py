@@ -40,7 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     history (0: none), ``max_metrics`` what a sink may be billed for (None: anything). ``secret_keys`` open
     the boards' passwords, and the first one seals them. ``zone`` (IANA name, "" for this machine's),
     ``lat`` and ``lon`` (degrees north and east) are those of jobs that say nothing else. ``beacons`` is where
-    boards' beacons are listened for, "" for nowhere.
+    boards' beacons are listened for, "" for nowhere. ``notify`` is where a service manager wants to hear that
+    the service is ready ("": there is none), ``watchdog_s`` how often at least that it lives (0: never).
     """
 
     redis_url: str | None = None
@@ -67,6 +68,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lat: float | None = None
     lon: float | None = None
     beacons: str = "0.0.0.0:8469"
+    notify: str = ""
+    watchdog_s: float = 0.0
 
     def __repr__(self) -> str:
         return f"Config(redis_url=…, data_dir={str(self.data_dir)!r}, datadog_api_key=…)"
@@ -88,6 +91,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
         datadog_api_key=environ.get("DATADOG_API_KEY") or environ.get("DD_API_KEY", ""),
         datadog_app_key=environ.get("DATADOG_APP_KEY") or environ.get("DD_APP_KEY", ""),
         datadog_host=environ.get("DATADOG_HOST") or "https://api.datadoghq.com",
+        # systemd's own names; a person sets neither.
+        notify=environ.get("NOTIFY_SOCKET", ""),
+        watchdog_s=_watchdog_s(environ),
     )
     return override(
         config,
@@ -114,6 +120,14 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
             "beacons": ("ESPNET_BEACONS", environ.get("ESPNET_BEACONS")),
         },
     )
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float:
+    """0 where nobody watches this very process: its children inherit the variables."""
+    text, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not (text.isascii() and text.isdigit()) or pid not in ("", str(os.getpid())):
+        return 0.0
+    return int(text) / 1e6
 
 
 def override(config: Config, texts: Mapping[str, tuple[str, str | None]]) -> Config:

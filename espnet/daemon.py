@@ -6,6 +6,9 @@ more, lets trips under way end within their time-outs, which releases their lock
 uploads back, and ends with exit code 0. A bug in any loop ends the process with a traceback: a
 supervisor sees it, nobody works on half.
 
+A service manager hears when the first tick is over (ready), again and again that the event loop turns (a
+process that hangs is restarted), and that it stops.
+
 Events: ``collector.started`` ``collector.stopped`` ``uploads.off`` ``beacons.off`` ``redis.not_started``
 ``redis.open`` ``passwords.closed``, and those of `collector`, `uploader`, `follower` and `updates`.
 """
@@ -33,6 +36,7 @@ from espnet.historian import Historian
 from espnet.rollout import RETRY_POLLED_S
 from espnet.sinks.console import is_ready
 from espnet.store import HISTORY, Store
+from espnet.supervisor import Supervisor
 from espnet.updates import Driver
 from espnet.uploader import Uploader
 
@@ -111,6 +115,8 @@ class Daemon:
         self._outage = Outage()
         self._stop_uploads = threading.Event()
         self._redis_url = redis_url
+        self._supervisor = Supervisor(config.notify)
+        self._is_ready = False
         self._stores: list[Store] = []
         self._store = self._new_store()
         sinks = outlets.build(config, out)
@@ -215,9 +221,12 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as ticks:
                 ticks.create_task(asyncio.to_thread(self._say_what_is_open))
+                alive = ticks.create_task(self._say_alive())
                 if self._hears_beacons():
                     ticks.create_task(self._follower.run(stop))
                 await self._beat(collector, ticks, stop)
+                self._supervisor.stopping()
+                alive.cancel()
                 collector.stop()
                 # Now, and not when the last trip has ended: a sink must not be asked anew meanwhile.
                 self._stop_uploads.set()
@@ -277,7 +286,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         beat = loop.time()
         while not stop.is_set():
-            ticks.create_task(collector.tick(self._clock.now()))
+            ticks.create_task(self._tick(collector))
             if self._outage.is_on and self._revive is not None and not self._reviving:
                 ticks.create_task(self._revive_redis(self._revive))
             beat = max(beat + self._period_s, loop.time())
@@ -286,6 +295,18 @@ class Daemon:
                     await stop.wait()
             except TimeoutError:
                 continue
+
+    async def _tick(self, collector: Collector) -> None:
+        await collector.tick(self._clock.now())
+        if not self._is_ready and not self._outage.is_on:
+            self._is_ready = True
+            self._supervisor.ready()
+
+    async def _say_alive(self) -> None:
+        """Three times as often as it is asked for: one late beat must not end the process."""
+        while self._config.watchdog_s:
+            self._supervisor.alive()
+            await asyncio.sleep(self._config.watchdog_s / 3)
 
     async def _revive_redis(self, revive: Callable[[], object]) -> None:
         self._reviving = True

@@ -1,6 +1,6 @@
 """How numbers are said: times, sizes, counts, and names of which there are too many."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 #: Names in one sentence.
 NAMED = 5
@@ -41,3 +41,8 @@ def size(number: int | None) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
+
+
+def sentinels_told(sentinels: Mapping[str, str]) -> str:
+    """Sentinels in a line, with what is wrong with them."""
+    return ", ".join(f"{who} ({what})" if what else who for who, what in sentinels.items())

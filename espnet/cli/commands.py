@@ -23,6 +23,8 @@ NO_DEVICES = (
     "No devices are registered yet. Register one: `espcli register ADDRESS NAME`; "
     "without a board: `espcli simulate 3`."
 )
+#: What `redis` shows only where sentinels find it.
+SENTINEL_ROWS = ("primary", "sentinels")
 
 
 class Commands(SampleWords, SealWords, UpdateWords):
@@ -328,7 +330,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
         return report(session.store, session.config, session.now, add, remove)
 
     @verb
-    def doctor(self) -> Report:
+    def doctor(self, *, here: bool = False) -> Report:
         """Looks at all of it and says what is wrong, and what to do next.
 
         Redis, collectors, devices, the queue, every sink with its books, and the clocks. No board is
@@ -337,8 +339,15 @@ class Commands(SampleWords, SealWords, UpdateWords):
         Exit code 0: nothing needs a person; there may be remarks. 1: something does. 3: Redis cannot
         be reached, or says no more; what is known is shown all the same.
 
+        --here   only whether a collector of this machine is at work: what may restart a service. Exit
+                 code 0: one has claimed within two minutes; 1: none has; 3: Redis does not tell
+
         Example: espcli doctor --json
         """
+        if here:
+            from espnet.cli import here as own
+
+            return own.report(self._session)
         from espnet.cli import doctor
         from espnet.cli.facts import gather
 
@@ -401,7 +410,12 @@ class Commands(SampleWords, SealWords, UpdateWords):
         from espnet import server
 
         if action == "show":
-            return Lines(server.describe(self._session.server))
+            told = server.describe(self._session.server)
+            if told["sentinels"] is None:
+                return Lines(told, shown={k: v for k, v in told.items() if k not in SENTINEL_ROWS})
+            from espnet.cli.amounts import sentinels_told
+
+            return Lines(told, shown=told | {"sentinels": sentinels_told(told["sentinels"])})
         if action != "stop":
             raise UsageError(f"`espcli redis` knows show and stop, not {parse.quoted(action)}.")
         config = self._session.config

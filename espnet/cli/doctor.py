@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from espnet.cli.amounts import amount, amount_is, duration, size, some
+from espnet.cli.amounts import amount, amount_is, duration, sentinels_told, size, some
 from espnet.cli.facts import Collector, Facts, Passwords, Redis, Sink
 from espnet.cli.health import Problem, equation, problems
 from espnet.cli.render import Line, Report, Section
@@ -51,6 +51,9 @@ def _redis(facts: Facts) -> Iterator[Line]:
     up = f", up {duration(health.uptime_s)}" if health.uptime_s is not None else ""
     yield Line(f"{version}, {redis.kind}{up}")
     yield Line(redis.url, _DIM)
+    if (watch := redis.watch) is not None:
+        yield Line(f"primary {watch.primary or 'unknown'}, {amount(watch.replicas, 'replica')}")
+        yield Line(f"sentinels {sentinels_told(watch.sentinels)}", _POOR if watch.problem else "")
     yield Line(f"{_persistence(redis)}; {_memory(redis)}")
     if redis.skew_s is not None:
         yield Line(f"its clock is {_offset(redis.skew_s, 1.0)}")
@@ -273,7 +276,8 @@ def _redis_data(redis: Redis | None) -> dict[str, Any] | None:
         return None
     health = msgspec.to_builtins(redis.health)
     rest = {"kind": redis.kind, "skew_s": redis.skew_s, "passed_over": redis.passed_over}
-    return {"url": redis.url, **rest, **health}
+    watch = msgspec.to_builtins(redis.watch)
+    return {"url": redis.url, **rest, "watch": watch, **health}
 
 
 def _sink_data(sink: Sink, now: float) -> dict[str, Any]:

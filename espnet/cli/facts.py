@@ -31,7 +31,8 @@ LOCK_S = 200.0
 class Redis(msgspec.Struct, frozen=True, kw_only=True):
     """The Redis that is used. ``url`` holds no secret; ``skew_s`` is how far its clock is ahead of ours.
 
-    ``passed_over`` are servers that would have come first, with what was in the way.
+    ``passed_over`` are servers that would have come first, with what was in the way. ``watch`` is what the
+    sentinels say, where it is found through some.
     """
 
     url: str
@@ -39,6 +40,7 @@ class Redis(msgspec.Struct, frozen=True, kw_only=True):
     health: Health
     skew_s: float | None = None
     passed_over: dict[str, str] = {}
+    watch: server.Watch | None = None
 
 
 class Collector(msgspec.Struct, frozen=True):
@@ -237,6 +239,7 @@ def _redis(store: Store, session: Session, kind: str, default_sockets: tuple[Pat
         health=health,
         skew_s=skew_s,
         passed_over={str(path): why for path, why in passed.items()},
+        watch=server.watch(store.url),
     )
 
 

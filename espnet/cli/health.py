@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from espnet.cli.amounts import NAMED, amount, amount_is, duration, size, some
-from espnet.cli.facts import Facts, Sink
+from espnet.cli.facts import Facts, Redis, Sink
 from espnet.samples import Books
+from espnet.server import is_sentinel
 from espnet.store import HISTORY, Health
 
 #: A poll that is due for longer is late by more than a slow heartbeat.
@@ -71,7 +72,7 @@ def _with_redis(facts: Facts) -> Iterator[Problem]:
         yield _problem(facts.unreachable, _reaching(facts))
     if redis is None:
         return
-    health, tool = redis.health, _redis_cli(redis.url)
+    health, tool = redis.health, _redis_cli(redis)
     if health.is_loading:
         left = f" for about {health.loading_s:.0f} s more" if health.loading_s else ""
         yield _problem(f"Redis still loads its data{left}; until then nothing works.", "wait")
@@ -85,6 +86,7 @@ def _with_redis(facts: Facts) -> Iterator[Problem]:
             "machines that share a Redis must agree on the time.",
             "`timedatectl` on both machines; let one of them keep time by NTP",
         )
+    yield from _with_sentinels(redis, tool)
     for path, why in redis.passed_over.items():
         # One that is locked may be somebody else's; one that only cannot answer now is likely to be ours.
         is_locked = "password" in why or "may not open" in why
@@ -98,8 +100,16 @@ def _with_redis(facts: Facts) -> Iterator[Problem]:
 def _reaching(facts: Facts) -> str:
     if not facts.settings.redis:
         return f"look at the end of {facts.settings.data}/redis/server.log"
-    if re.search("authenti|password", facts.unreachable, re.IGNORECASE):
+    said = facts.unreachable.replace(facts.settings.redis, "")
+    if re.search("authenti|password", said, re.IGNORECASE):
+        if is_sentinel(facts.settings.redis):
+            return (
+                "put Redis' password into REDIS_URL: redis+sentinel://:PASSWORD@HOST,HOST/NAME, and the "
+                "sentinels' own, if they have one, as ?sentinel_password=PASSWORD"
+            )
         return "put the password into REDIS_URL: redis://:PASSWORD@HOST:PORT/0"
+    if is_sentinel(facts.settings.redis):
+        return "start the sentinels, and what they watch, or correct REDIS_URL"
     return "start it, or correct REDIS_URL; without that, EspNet uses a Redis of its own"
 
 
@@ -170,8 +180,36 @@ def _with_settings(health: Health, tool: str) -> Iterator[Problem]:
         )
 
 
-def _redis_cli(url: str) -> str:
+def _with_sentinels(redis: Redis, tool: str) -> Iterator[Problem]:
+    """Who takes over when the primary dies."""
+    watch, health = redis.watch, redis.health
+    if watch is None:
+        return
+    if watch.problem:
+        yield _problem(
+            f"When the primary of {watch.name} dies, nobody takes over: {watch.problem}.",
+            "see to the sentinels and the replicas (docs/scale.md, Fail-over)",
+        )
+    wrong = [f"{who} {what}" for who, what in watch.sentinels.items() if what]
+    if wrong and watch.problem != "no sentinel answers":
+        yield _remark(
+            f"{amount(len(wrong), 'sentinel')} of {len(watch.sentinels)} cannot be used: {some(wrong)}.",
+            "start it, or take it out of REDIS_URL",
+        )
+    # With one replica, nothing could be written once it has taken over.
+    if health.min_replicas == 0 and watch.replicas > 1:
+        yield _remark(
+            "A primary that is cut off goes on taking writes, which the fail-over loses.",
+            f"`{tool} CONFIG SET min-replicas-to-write 1`, on the replicas too, and in their configuration "
+            "(docs/scale.md, Fail-over)",
+        )
+
+
+def _redis_cli(redis: Redis) -> str:
     """How redis-cli reaches that server; passwords are asked for."""
+    url = redis.url
+    if redis.watch is not None:
+        url = f"{url.partition('+')[0]}://{redis.watch.primary}"
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return f"redis-cli -s {unquote(parts.path)}"

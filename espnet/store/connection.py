@@ -7,9 +7,7 @@ from importlib import resources
 from typing import Any, TypeVar, cast
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
 
 from espnet.errors import (
     StoreUnavailable,
@@ -19,6 +17,7 @@ from espnet.model import (
     decode_jobs,
     decode_memory,
 )
+from espnet.server import urls
 from espnet.store.records import CACHED_DEVICES, DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
 from espnet.store.sealing import Seals
 
@@ -34,6 +33,7 @@ def translated(method: F) -> F:
         try:
             return method(self, *args, **kwargs)
         except RedisError as error:
+            self._doubt()
             raise self._unavailable(error) from error
 
     return cast(F, wrapper)
@@ -65,12 +65,7 @@ class Connection:
         #: What the latest claim gave back to be shared: those ids, or None where all may be others' now.
         self.given: tuple[str, ...] | None = ()
         # Any: the library types every answer as a union of all that any command may answer.
-        self._redis: Any = client or redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis: Any = client or urls.client(url, timeout_s)
         self._devices, self._names = prefix + "devices", prefix + "names"
         self._due, self._readings = prefix + "due", prefix + "readings"
         self._faults, self._locks = prefix + "faults", prefix + "lock:"
@@ -96,14 +91,19 @@ class Connection:
         source = "\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names)
         return cast(Callable[..., Any], self._redis.register_script(source))
 
-    def _unavailable(self, error: RedisError) -> StoreUnavailable:
-        from espnet.server import redacted
+    def _doubt(self) -> None:
+        """Behind sentinels, another server may be the primary by now: whatever went wrong, they are asked."""
+        if urls.is_sentinel(self.url):
+            from espnet.server import sentinel
 
+            sentinel.doubt(self._redis)
+
+    def _unavailable(self, error: RedisError) -> StoreUnavailable:
         what = "refused a command" if isinstance(error, ResponseError) else "does not answer"
         # redis-py names the command that failed, with its arguments: those are nobody's business.
         said = _COMMAND.sub("", str(error))
         return StoreUnavailable(
-            f"Redis at {redacted(self.url)} {what}: {said}; "
+            f"Redis at {urls.redacted(self.url)} {what}: {said}; "
             "`espcli redis` shows which server is used, REDIS_URL names another."
         )
 

@@ -17,6 +17,7 @@ Refusal = Literal["memory", "replica", "persistence", "permission", "other"]
 
 #: A member that no device can be: ids have no spaces.
 _NOBODY = "espnet doctor"
+_SETTINGS = ("save", "bind", "protected-mode", "port", "tls-port", "min-replicas-to-write")
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +25,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     ``time`` is its clock (Unix seconds). ``saves`` are its rules for snapshots, "" for none. ``refusal``
     is why it takes no writes, "" when it does, and ``refused`` its own words. ``is_open``: anybody who
-    reaches it over the network may do anything, and it listens beyond this machine.
+    reaches it over the network may do anything, and it listens beyond this machine. ``min_replicas`` is how
+    many must follow it for a write to be taken.
     """
 
     name: str = "Redis"
@@ -45,6 +47,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     refusal: Refusal | Literal[""] = ""
     refused: str = ""
     is_open: bool | None = None
+    min_replicas: int | None = None
 
     @property
     def is_supported(self) -> bool:
@@ -73,17 +76,15 @@ class HealthChecks(Connection):
         pipe = self._redis.pipeline(transaction=False)
         pipe.info()
         pipe.time()
-        for setting in ("save", "bind", "protected-mode", "port", "tls-port"):
+        for setting in _SETTINGS:
             pipe.config_get(setting)
         pipe.execute_command("ACL", "GETUSER", "default")
         pipe.zadd(self._due, {_NOBODY: 0}, xx=True)
-        info, time, save, bind, protected, port, tls, user, write = pipe.execute(
-            raise_on_error=False
-        )
+        info, time, *configs, user, write = pipe.execute(raise_on_error=False)
         if isinstance(info, RedisError):
             info = {}
         settings: dict[str, str] = {}
-        for answer in (save, bind, protected, port, tls):
+        for answer in configs:
             if isinstance(answer, dict):
                 settings.update({_text(key): _text(value) for key, value in answer.items()})
         refusal, refused = _refusal(write)
@@ -108,6 +109,7 @@ class HealthChecks(Connection):
             refusal=refusal,
             refused=refused,
             is_open=_is_open(settings, user),
+            min_replicas=_number(settings.get("min-replicas-to-write")),
         )
 
     @translated
@@ -155,6 +157,10 @@ def _is_open(settings: dict[str, str], user: Any) -> bool | None:
 
 def _is_local(host: str) -> bool:
     return host.startswith("127.") or host in ("::1", "localhost")
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
 
 
 def _known(text: Any) -> str | None:

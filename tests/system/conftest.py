@@ -55,7 +55,7 @@ def world(redis_url: str, short_path: Path) -> Iterator[World]:
         ESPNET_TIMEOUT="0.4",
         ESPNET_UPLOAD_INTERVAL="0.3",
     )
-    yield from _until_its_end(world)
+    yield from until_its_end(world)
 
 
 @pytest.fixture
@@ -79,13 +79,13 @@ def embedded_world() -> Iterator[World]:
         ESPNET_UPLOAD_INTERVAL="0.3",
     )
     try:
-        yield from _until_its_end(world)
+        yield from until_its_end(world)
     finally:
         server.stop(folder / "data")
         shutil.rmtree(folder)
 
 
-def _until_its_end(world: World) -> Iterator[World]:
+def until_its_end(world: World) -> Iterator[World]:
     try:
         yield world
     finally:

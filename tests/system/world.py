@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import redis
 
 from espnet.samples import SampleBatch, decode_batch
+from espnet.server import urls
 from espnet.simulator import Board
 from espnet.simulator.state import Request
 from espnet.store import Store
@@ -204,7 +205,7 @@ class World:
     @contextlib.contextmanager
     def client(self) -> Iterator[redis.Redis]:
         assert self.redis_url
-        with redis.Redis.from_url(self.redis_url) as client:
+        with urls.client(self.redis_url, 5.0) as client:
             yield client
 
     @contextlib.contextmanager

