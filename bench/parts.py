@@ -7,6 +7,7 @@ the best of many rounds: the machine is shared, and nothing makes code faster th
 (`bench.trip`) the same code finds colder caches.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -72,7 +73,7 @@ def row(number: int) -> list[Any]:
 
 
 async def measure() -> dict[str, float]:
-    parts, clock = Parts(), ManualClock(NOW)
+    parts, clock, loop = Parts(), ManualClock(NOW), asyncio.get_running_loop()
     store = Store("unix:///nowhere")
     collector = Collector(store, clock, holder="bench", interval_s=INTERVAL_S, timeout_s=2.0)
     rows = [row(number) for number in range(COUNT)]
@@ -105,7 +106,7 @@ async def measure() -> dict[str, float]:
         targets = [collector._target(claim.device) for claim in claims]
         for target in targets:
             if not target.link.is_open:
-                target.link._wire = wire = _Wire("", uvloop.new_event_loop(), 2.0)
+                target.link._wire = wire = _Wire("", loop, 2.0)
                 wire.connection_made(Transport())  # type: ignore[arg-type]
         round_: Round[tuple[Claim, Target]] = Round(clock, 2.0)
         parts.timed(

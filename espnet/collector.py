@@ -254,8 +254,8 @@ class Collector:
                     if poll is not None:
                         ended.append(poll)
                         continue
-                    trip = long_way(claim, target, others, asked, sight)
-                    tasks.append(asyncio.create_task(trip))
+                    rest = long_way(claim, target, others, asked, sight)
+                    tasks.append(asyncio.create_task(rest))
         finally:
             round_.close()
         for task in tasks:

@@ -68,6 +68,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lat: float | None = None
     lon: float | None = None
     beacons: str = "0.0.0.0:8469"
+    shard: str = ""
     notify: str = ""
     watchdog_s: float = 0.0
 
@@ -118,6 +119,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Config:
             "lat": ("ESPNET_LAT", environ.get("ESPNET_LAT")),
             "lon": ("ESPNET_LON", environ.get("ESPNET_LON")),
             "beacons": ("ESPNET_BEACONS", environ.get("ESPNET_BEACONS")),
+            "shard": ("ESPNET_SHARD", environ.get("ESPNET_SHARD")),
         },
     )
 
@@ -160,9 +162,16 @@ def local_zone() -> str:
     return name
 
 
-def holder(role: str) -> str:
-    """What this process is called in locks and readings: unique, and telling to a person."""
+def holder(role: str, shard: str = "") -> str:
+    """What this process is called in locks and readings: unique, and telling to a person. A collector's
+    shard is part of its name (``lua/queues.lua``)."""
+    role = f"{role}/{shard}" if shard else role
     return f"{role}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def shard_of(holder: str) -> str:
+    """The shard of a collector by its name, "" for none."""
+    return holder.partition("@")[0].partition("/")[2]
 
 
 def number(text: str) -> float:
@@ -234,6 +243,15 @@ def _beacons(name: str, text: str) -> str:
     )
 
 
+def _shard(name: str, text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise UsageError(
+            f"{name} is what the tag shard:NAME of devices says: 1 to 64 letters, digits and _ . - of "
+            f"ASCII; not {text!r}."
+        )
+    return text
+
+
 def _dogstatsd(name: str, text: str) -> str:
     if text.startswith("unix://"):
         if text.startswith("unix:///") and len(text) > 8 and text.isprintable():
@@ -300,4 +318,5 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "lat": lambda name, text: _degrees(name, text, 90),
     "lon": lambda name, text: _degrees(name, text, 180),
     "beacons": _beacons,
+    "shard": _shard,
 }

@@ -35,7 +35,7 @@ from espnet.follower import Follower
 from espnet.historian import Historian
 from espnet.rollout import RETRY_POLLED_S
 from espnet.sinks.console import is_ready
-from espnet.store import HISTORY, Store
+from espnet.store import HISTORY, PRESENT_S, Store
 from espnet.supervisor import Supervisor
 from espnet.updates import Driver
 from espnet.uploader import Uploader
@@ -195,6 +195,7 @@ class Daemon:
             holder=self._holder,
             interval_s=self._config.interval_s,
             timeout_s=self._config.timeout_s,
+            present_s=max(PRESENT_S, 3 * self._period_s),
             outage=self._outage,
             observe=self._page.observe if self._page else lambda _: None,
         )

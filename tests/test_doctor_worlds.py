@@ -60,6 +60,12 @@ class World:
             **more,
         )
 
+    def schedule(self, device_id: str, at: float | None) -> None:
+        """The device is due at ``at``, or never, whoever has it."""
+        for queue in self.raw.scan_iter("espnet:due*"):
+            if self.raw.zrem(queue, device_id) and at is not None:
+                self.raw.zadd(queue, {device_id: at})
+
     def collector(self, age_s: float = 1.0) -> None:
         """A collector that found nothing to do."""
         self.store.claim(self.now - age_s, 1, COLLECTOR, ttl_s=5)
@@ -214,15 +220,16 @@ def an_offline_device(world: World) -> None:
 
 
 def a_clock_that_was_set_back(world: World) -> None:
-    world.raw.zadd("espnet:due", {"id-porch": world.now + 86_400})
+    world.schedule("id-porch", world.now + 86_400)
 
 
 def a_backlog(world: World) -> None:
-    world.raw.zadd("espnet:due", {"id-porch": world.now - 600, "id-attic": world.now - 500})
+    world.schedule("id-porch", world.now - 600)
+    world.schedule("id-attic", world.now - 500)
 
 
 def a_lost_date(world: World) -> None:
-    world.raw.zrem("espnet:due", "id-attic")
+    world.schedule("id-attic", None)
 
 
 def books_changed_by_hand(world: World) -> None:
@@ -489,6 +496,22 @@ def test_the_page_fits_a_terminal(world: World, own_redis: RedisProcess) -> None
         assert "EspNet's are among them." in page
         assert "4 problems need you." in page
         assert "\x1b[1;31m" in shown
+
+
+def test_a_shard_without_a_collector_is_named(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A collector that polls other devices does not hide that nobody polls these."""
+    world.add("porch")
+    world.add("stable", tags=("shard:barn",))
+    world.collector()
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert "No collector polls the shard barn: stable." in " ".join(told.split())
+    assert "`espcli run --shard barn`" in " ".join(told.split())
+    world.store.claim(world.now, 1, "collector/barn@shed:1:a", ttl_s=5)
+    main(["doctor"])
+    assert "No collector polls" not in capsys.readouterr().out
 
 
 def test_ten_thousand_devices_take_less_than_a_second(own_redis: RedisProcess) -> None:

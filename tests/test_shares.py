@@ -10,6 +10,7 @@ from test_store import NOW, board, poll, reading
 from espnet.store import PRESENT_S, Store
 
 EVERY_S = 10.0
+LATE_S = 0.4 * PRESENT_S
 SHARDED = "collector/barn@host:1:a"
 
 
@@ -122,10 +123,35 @@ def test_what_a_dead_one_had_is_shared_when_it_is_thought_dead(store: Store) -> 
     work(store, ["a", "b", "c"], NOW + EVERY_S, 2 * EVERY_S)
     last = NOW + 3 * EVERY_S - 1
     for who in ("b", "c"):
-        beat(store, who, last + PRESENT_S - 0.1)
+        store.claim(last + PRESENT_S - 0.1, 0, who, ttl_s=9)
     assert owners(store)["a"] == 10
     work(store, ["b", "c"], last + PRESENT_S + 0.1, 3)
     assert owners(store) == {"b": 15, "c": 15}
+
+
+def test_what_is_late_is_taken_by_whoever_looks(store: Store) -> None:
+    """Whether its collector stands still, seldom looks or has too much to do, and also what should be
+    somebody else's share. Who loses devices so is told, once."""
+    register(store, 10)
+    work(store, ["a", "b"], NOW + EVERY_S, 2 * EVERY_S)
+    now = NOW + 3 * EVERY_S - 1
+    mine = [key for key, turn in store.schedule().items() if turn.collector == "a"]
+    store.wake(mine[:2], now)
+    beat(store, "b", now + LATE_S - 0.1)
+    assert owners(store) == {"a": 5, "b": 5}
+    assert set(mine[:2]) <= set(beat(store, "b", now + LATE_S + 0.1))
+    assert owners(store) == {"a": 3, "b": 7}
+    store.claim(now + LATE_S + 0.2, 0, "a", ttl_s=9)
+    assert set(store.given or ()) == set(mine[:2])
+    store.claim(now + LATE_S + 0.3, 0, "a", ttl_s=9)
+    assert store.given == ()
+    # In the pool, for somebody whose share it is and who does not come for it.
+    store.sign_off("b")
+    store.claim(now + LATE_S + 0.4, 0, "seldom", ttl_s=9, present_s=300)
+    assert owners(store)["seldom"] == 5
+    work(store, ["a"], now + 2 * LATE_S, 2 * EVERY_S)
+    polled = work(store, ["a"], now + 2 * LATE_S + 2 * EVERY_S, 5 * EVERY_S)["a"]
+    assert len(polled) == 10
 
 
 def test_who_comes_back_is_told_that_it_was_thought_dead(store: Store) -> None:

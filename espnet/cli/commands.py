@@ -254,6 +254,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
         metric_upload_interval: str = "",
         sinks: str = "",
         prometheus: str = "",
+        shard: str = "",
         log_format: str = "",
         anyway: bool = False,
     ) -> Exit:
@@ -269,6 +270,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
         --metric_upload_interval    seconds between two uploads (15)
         --sinks                     datadog, dogstatsd, prometheus, file, console, MODULE:CLASS, or none
         --prometheus                serves a page for Prometheus at this address (127.0.0.1:9469)
+        --shard                     polls the devices with the tag shard:NAME, and no others
         --log_format                one event a line, for people (text) or for machines (json)
         --anyway                    starts also above ESPNET_MAX_METRICS (see `espcli cardinality`), and
                                     where the passwords of some boards do not open (they are left out)
@@ -285,6 +287,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
                 "upload_interval_s": ("--metric_upload_interval", metric_upload_interval),
                 "sinks": ("--sinks", sinks),
                 "prometheus": ("--prometheus", prometheus),
+                "shard": ("--shard", shard),
                 "log_format": ("--log_format", log_format),
             },
         )
@@ -300,7 +303,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
         daemon.Daemon(
             settings,
             redis.url,
-            holder=config.holder("collector"),
+            holder=config.holder("collector", settings.shard),
             heartbeat_hz=beats,
             out=sys.stdout,
             revive=functools.partial(server.find, settings.redis_url, settings.data_dir)

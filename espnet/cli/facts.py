@@ -15,11 +15,12 @@ import msgspec
 from espnet import outlets, server
 from espnet.cli.describe import access, is_denied, is_unclaimed, problem_of
 from espnet.cli.session import Session
+from espnet.config import shard_of
 from espnet.credential import Credential
 from espnet.errors import StoreUnavailable
 from espnet.model import FRESH_INTERVALS, Memory, Reading, View
 from espnet.samples import Books, Queue, SinkState
-from espnet.store import COLLECTOR_FORGOTTEN_S, HISTORY, Health, Store
+from espnet.store import COLLECTOR_FORGOTTEN_S, HISTORY, Health, Store, Turn
 from espnet.trip import MAX_BACKOFF_S
 
 #: A collector that has not claimed for so long is gone: the slowest heartbeat is one in 100 s.
@@ -44,8 +45,8 @@ class Redis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collector(msgspec.Struct, frozen=True):
-    """A collector: how long ago it claimed (None: never, so it is a person's command), and how many
-    devices it polled last, of those with a fresh reading."""
+    """A collector: how long ago it claimed, and how many devices are its share; None: it never did, so it is
+    a person's command, and these are the devices that it polled last, of those with a fresh reading."""
 
     name: str
     age_s: float | None
@@ -72,6 +73,7 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     their network can control; ``unclaimed`` say that they are open, though EspNet has a password for them;
     ``denied`` are those that do not take what EspNet has. ``versions`` counts the boards by what they run,
     ``safe_mode`` are those that do nothing but serve, ``trial`` those whose version nobody has confirmed.
+    ``unserved`` are those of shards that no collector polls, by the shard, "" for none.
     """
 
     total: int = 0
@@ -90,6 +92,7 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, int] = {}
     safe_mode: tuple[str, ...] = ()
     trial: tuple[str, ...] = ()
+    unserved: dict[str, tuple[str, ...]] = {}
 
 
 class Passwords(msgspec.Struct, frozen=True):
@@ -246,11 +249,10 @@ def _redis(store: Store, session: Session, kind: str, default_sockets: tuple[Pat
 def _fleet(store: Store, session: Session) -> dict[str, Any]:
     claims = store.collectors_seen(session.now, COLLECTOR_FORGOTTEN_S)
     views, schedule, memories = store.views(), store.schedule(), store.memories()
-    dates = {device_id: turn.at for device_id, turn in schedule.items()}
     now, interval_s = session.now, session.config.interval_s
     return {
-        "collectors": _collectors(claims, views, now),
-        "devices": _devices(views, dates, now, interval_s),
+        "collectors": _collectors(claims, schedule, views, now),
+        "devices": _devices(views, schedule, _unserved(claims, views, now), now, interval_s),
         "passwords": _passwords(
             store.all_credentials(), {v.device.id: v.device.name for v in views}
         ),
@@ -266,25 +268,45 @@ def _history(store: Store, now: float) -> tuple[Reach, ...]:
     )
 
 
-def _collectors(claims: dict[str, float], views: list[View], now: float) -> tuple[Collector, ...]:
+def _collectors(
+    claims: dict[str, float], schedule: dict[str, Turn], views: list[View], now: float
+) -> tuple[Collector, ...]:
     """Those that claimed of late, by their names; then others who polled, such as `update`."""
-    shares = Counter(
+    shares = Counter(turn.collector for turn in schedule.values())
+    polled = Counter(
         view.reading.collector for view in views if view.reading and view.reading.is_fresh(now)
     )
-    return tuple(
-        Collector(name, now - claims[name] if name in claims else None, shares[name])
-        for name in [*sorted(claims), *sorted(shares.keys() - claims.keys())]
+    return (
+        *(Collector(name, now - claims[name], shares[name]) for name in sorted(claims)),
+        *(Collector(name, None, polled[name]) for name in sorted(polled.keys() - claims.keys())),
     )
 
 
-def _devices(views: list[View], dates: dict[str, float], now: float, interval_s: float) -> Devices:
+def _unserved(
+    claims: dict[str, float], views: list[View], now: float
+) -> dict[str, tuple[str, ...]]:
+    served = {shard_of(name) for name, at in claims.items() if now - at <= ALIVE_S}
+    found: dict[str, tuple[str, ...]] = {}
+    for view in views:
+        if (shard := view.device.shard) not in served:
+            found[shard] = (*found.get(shard, ()), view.device.name)
+    return found
+
+
+def _devices(
+    views: list[View],
+    schedule: dict[str, Turn],
+    unserved: dict[str, tuple[str, ...]],
+    now: float,
+    interval_s: float,
+) -> Devices:
     states = Counter(view.state(now) for view in views)
     far, unscheduled, sensors, late_s = [], [], [], []
     versions: Counter[str] = Counter()
     safe_mode, trial = [], []
     for view in views:
         device, reading = view.device, view.reading
-        date = dates.get(device.id)
+        date = schedule[device.id].at if device.id in schedule else None
         every_s = device.interval_s or (reading.interval_s if reading else interval_s)
         if date is None:
             unscheduled.append(device.name)
@@ -320,6 +342,7 @@ def _devices(views: list[View], dates: dict[str, float], now: float, interval_s:
         versions=dict(versions),
         safe_mode=tuple(safe_mode),
         trial=tuple(trial),
+        unserved=unserved,
     )
 
 

@@ -238,6 +238,13 @@ def _with_collectors(facts: Facts) -> Iterator[Problem]:
             f"No collector runs: nobody polls the {devices}, and no job acts.{when}",
             "`espcli run`, or start the service that does; its log says why it ended",
         )
+    for shard, names in sorted(facts.devices.unserved.items()) if facts.alive else ():
+        whom = f"the shard {shard}" if shard else "devices without a shard"
+        yield _problem(
+            f"No collector polls {whom}: {some(names)}.",
+            f"`espcli run{f' --shard {shard}' if shard else ''}` where it reaches them; the tag shard:NAME "
+            "of a device says whose it is",
+        )
     for one in facts.collectors:
         if one.age_s is not None and one.age_s < -SKEW_S:
             yield _problem(

@@ -17,15 +17,18 @@
 -- The work is shared here, too. The queues of collectors that are no longer present go back to the pool; who
 -- has fewer devices than is fair takes of the pool, and who has more gives some back. Shares are equal but for
 -- one device, and a device stays with its collector, which keeps a connection to it. So it is given back
--- between two visits only, and some time before the next one: by then that connection is closed.
+-- between two visits only, and some time before the next one: by then that connection is closed. What is late,
+-- because whoever has it stands still, has too much to do or seldom looks, is taken by whoever looks first.
 --
 -- Returns the version of all jobs ('' if there never were any); whether the holder was absent, so that what
--- it had may be somebody else's now; the ids that it gave back; then for each device claimed {id, device,
+-- it had may be somebody else's now; the ids that it gave back, or that were taken from it; then for each device claimed {id, device,
 -- fault or false, the time it was due, token, fence, jobs or false, memory or false}.
 local now, limit, ttl_ms, holder = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local mine, pool = queue_of(holder), pool_of(holder)
 -- Most devices that change hands in one call; how long before its date a device may be given back, in seconds.
-local MOVES, AHEAD_S = 1024, 1
+local MOVES, AHEAD_S = 1024, 0.1
+-- What has been due since before this is late, Unix seconds.
+local LATE = now - 0.4 * tonumber(ARGV[6])
 
 redis.call('ZADD', KEYS[4], now, holder)
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[7]))
@@ -34,15 +37,15 @@ local was_absent = redis.call('ZSCORE', PRESENCE, holder) and 0 or 1
 redis.call('ZADD', PRESENCE, now + tonumber(ARGV[6]), holder)
 for _, absent in ipairs(redis.call('ZRANGEBYSCORE', PRESENCE, '-inf', '(' .. ARGV[2])) do give_back(absent) end
 
+local like = {}
+for _, other in ipairs(redis.call('ZRANGE', PRESENCE, 0, -1)) do
+  if pool_of(other) == pool then like[#like + 1] = other end
+end
+
 -- How many devices are this collector's by right: all that its like have, by as many, and one of the rest.
 local function fair_share()
-  local like, total = {}, redis.call('ZCARD', pool)
-  for _, other in ipairs(redis.call('ZRANGE', PRESENCE, 0, -1)) do
-    if pool_of(other) == pool then
-      like[#like + 1] = other
-      total = total + redis.call('ZCARD', queue_of(other))
-    end
-  end
+  local total = redis.call('ZCARD', pool)
+  for _, other in ipairs(like) do total = total + redis.call('ZCARD', queue_of(other)) end
   table.sort(like)
   for rank, other in ipairs(like) do
     if other == holder then
@@ -79,8 +82,25 @@ local function give(most)
   return given
 end
 
+local function take_late(queue, other)
+  local found = redis.call('ZRANGEBYSCORE', queue, '-inf', LATE, 'WITHSCORES', 'LIMIT', 0, limit)
+  for i = 1, #found, 2 do
+    redis.call('ZREM', queue, found[i])
+    redis.call('ZADD', mine, found[i + 1], found[i])
+    if other then redis.call('SADD', taken_of(other), found[i]) end
+  end
+end
+
 local given, more = {}, fair_share() - redis.call('ZCARD', mine)
 if more > 0 then take(more) elseif more < 0 then given = give(-more) end
+for _, id in ipairs(redis.call('SMEMBERS', taken_of(holder))) do given[#given + 1] = id end
+redis.call('DEL', taken_of(holder))
+if limit > 0 then
+  take_late(pool)
+  for _, other in ipairs(like) do
+    if other ~= holder then take_late(queue_of(other), other) end
+  end
+end
 
 local claimed = {}
 local version = redis.call('GET', KEYS[7]) or ''

@@ -9,6 +9,9 @@ local DUE, PRESENCE, SHARDS = PREFIX .. 'due', PREFIX .. 'presence', PREFIX .. '
 
 local function queue_of(holder) return DUE .. ':' .. holder end
 
+-- What others took from a collector since its last claim.
+local function taken_of(holder) return PREFIX .. 'taken:' .. holder end
+
 local function pool_of(holder)
   local shard = string.match(holder, '^[^/@]*/([^@]*)@')
   return shard and DUE .. '@' .. shard or DUE
@@ -26,6 +29,7 @@ end
 local function give_back(holder)
   local queue, pool = queue_of(holder), pool_of(holder)
   redis.call('ZREM', PRESENCE, holder)
+  redis.call('DEL', taken_of(holder))
   if redis.call('EXISTS', queue) == 0 then return end
   redis.call('ZUNIONSTORE', pool, 2, pool, queue, 'AGGREGATE', 'MIN')
   redis.call('DEL', queue)

@@ -11,7 +11,9 @@ key                   type    holds
 ``due:COLLECTOR``     zset    id → when the next poll is due (Unix seconds), of the devices that this
                               collector polls; a claimed device's date is the end of its lock, so that a
                               collector that dies loses nothing
-``due`` ``due@SHARD`` zset    the same of devices that no collector has yet (``lua/queues.lua``)
+``due``               zset    the same of devices that no collector has yet (``lua/queues.lua``)
+``due@SHARD``         zset    the same of devices of a shard
+``taken:COLLECTOR``   set     the ids that others took from it since its last claim, because they were late
 ``shards``            set     the shards that there ever were
 ``presence``          zset    collector → until when it is taken for alive (Unix seconds)
 ``readings``          hash    id → `Reading` of the last successful poll; whether it is still fresh is

@@ -62,7 +62,7 @@ class Connection:
         self._seals = Seals(secret_keys)
         #: As the latest claim found it; it differs from before when any device's jobs have changed.
         self.jobs_version = b""
-        #: What the latest claim gave back to be shared: those ids, or None where all may be others' now.
+        #: What the latest claim gave back, or lost, to others: those ids, or None where all may be theirs.
         self.given: tuple[str, ...] | None = ()
         # Any: the library types every answer as a union of all that any command may answer.
         self._redis: Any = client or urls.client(url, timeout_s)

@@ -20,7 +20,7 @@ MAX_LETTERS = 10_000
 HISTORY = "history"
 #: A collector that has not claimed for so long is thought dead, and its devices are shared among the others,
 #: in seconds; one that looks at the schedule less often says that it is present for longer.
-PRESENT_S = 5.0
+PRESENT_S = 4.0
 #: A collector that has not claimed for so long is no longer listed, in seconds.
 COLLECTOR_FORGOTTEN_S = 3_600
 #: Decoded records that are kept between claims: a fleet of this size never decodes one twice.
@@ -34,8 +34,8 @@ CACHED_DEVICES = 65_536
 MAX_FENCE_PROVED, MAX_FENCE_SEEN = 10**14, 10**12
 
 
-# The three of every trip are structs: five times as quickly made as named tuples. They hold no cycles, so
-# that the collector of garbage need not look at them.
+# The three of every trip are structs: made ten times as quickly as named tuples. They hold no cycles, so that
+# garbage collection need not look at them.
 
 
 class Grant(msgspec.Struct, gc=False):
