@@ -32,6 +32,7 @@ class Board:
         self.mem_free: int | None = WELL
         self.refusal = ""
         self.headers = ""
+        self.takes_s, self.clock = 0.0, ManualClock()
         self.takes_writes = True
         self.level = 0
         self.lease_s: float | None = None
@@ -41,6 +42,7 @@ class Board:
     def _answer(self, where: str, request: bytes) -> Any:
         if where != host(0):
             return answer(status_body(board_id(where)))
+        self.clock.advance(self.takes_s)
         if self.refusal:
             body = json.dumps({"error": self.refusal.partition(" ")[2]}).encode()
             return answer(body, status=self.refusal, headers=self.headers)
@@ -58,16 +60,6 @@ class Board:
         return answer(
             status_body(board_id(where), gpio={"4": self.level}, leases=lease, fence=fence, **more)
         )
-
-
-class Drowsy(ManualClock):
-    """Each look at it takes ``look_s``, and nothing else takes any time."""
-
-    look_s = 0.0
-
-    def monotonic(self) -> float:
-        self.advance(self.look_s)
-        return super().monotonic()
 
 
 @pytest.fixture
@@ -156,18 +148,18 @@ def test_a_board_short_of_memory_is_asked_less_until_it_has_enough(
 
 
 def test_a_board_that_answers_slowly_is_asked_less(wire: Wire, board: Board, store: Store) -> None:
-    """An answer that takes a tenth of the interval is a load; half of that time is not, once it is slowed."""
-    clock = Drowsy(NOW)
+    """An answer that takes a tenth of the interval is a load; once it is slowed, it takes less than that."""
+    clock = board.clock = ManualClock(NOW)
 
     async def main() -> None:
         async with collecting(store, clock) as collector:
-            clock.look_s = 0.6  # from one look to the next, so an answer takes 0.6 s
+            board.takes_s = 0.9
             assert intervals(await poll(collector, store, clock, 9)) == (10, 10, "")
-            clock.look_s = 1.2
+            board.takes_s = 1.2
             view = await poll(collector, store, clock, BAD_POLLS)
             assert intervals(view) == (20, 10, "answers take 1.2 s")
             assert intervals(await poll(collector, store, clock, 30))[0] == 20
-            clock.look_s = 0.1
+            board.takes_s = 0.1
             assert intervals(await poll(collector, store, clock, GOOD_POLLS)) == (10, 10, "")
 
     register(store, wire, clock, 1)
