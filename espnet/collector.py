@@ -380,7 +380,10 @@ class Collector:
         try:
             if sight is None:
                 sight = await target.read(claim, self._clock, self._timeout_s, asked)
-                self._weigh(claim, target, sight)
+                if target.pace is not None or not pace.is_well(
+                    sight.answer_s, sight.status.mem_free, target.slow_s
+                ):
+                    self._weigh(claim, target, sight)
         except BoardError as error:
             self._observe(self._clock.monotonic() - began)
             return self._failed(claim, target, error)
@@ -415,7 +418,10 @@ class Collector:
             return self._failed(claim, target, error), None
         if sight is None:
             return None, None
-        self._weigh(claim, target, sight)
+        if target.pace is not None or not pace.is_well(
+            sight.answer_s, sight.status.mem_free, target.slow_s
+        ):
+            self._weigh(claim, target, sight)
         if target.found is not None:
             return None, sight
         reading, _, is_settled = self._look(claim, target, sight, poll_s, others)
@@ -480,11 +486,10 @@ class Collector:
         return poll
 
     def _weigh(self, claim: Claim, target: Target, sight: Sight) -> None:
-        """Once for each answer: whether the board bears it."""
-        free = sight.status.mem_free
-        if target.pace is not None or not pace.is_well(sight.answer_s, free, target.slow_s):
-            seen = pace.Outcome(sight.at, sight.answer_s, free, sight.status.uptime_s)
-            self._repace(claim, target, seen)
+        """What an answer says of the load on a board; asked only where that is something."""
+        status = sight.status
+        seen = pace.Outcome(sight.at, sight.answer_s, status.mem_free, status.uptime_s)
+        self._repace(claim, target, seen)
 
     def _repace(self, claim: Claim, target: Target, outcome: pace.Outcome) -> None:
         """What a poll that was not simply well, or one after such a poll, makes of the board's pace."""
