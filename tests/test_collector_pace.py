@@ -11,7 +11,7 @@ import redis
 import structlog
 from board_wire import Wire, answer, board_id, eventually, status_body
 from conftest import RedisProcess
-from test_collector import HANG, collecting, host, names, register, run
+from test_collector import HANG, collecting, host, names, register, run, until
 
 from espnet.clock import ManualClock
 from espnet.collector import Collector, Tick, poll_now
@@ -372,3 +372,44 @@ def test_a_fleet_that_is_well_asks_redis_for_nothing_more(
 
     register(store, wire, clock, 50)
     run(main())
+
+
+def test_collectors_that_come_and_go_have_one_connection_to_a_board(
+    wire: Wire, store: Store
+) -> None:
+    """A board that changes hands has no connection left when the next collector comes; none is left out."""
+    clock, other = ManualClock(NOW), Store(store.url)
+    everybody = {host(number) for number in range(20)}
+
+    def connected() -> dict[str, int]:
+        return {where: count for where, count in wire.open.items() if count}
+
+    async def beat(*collectors: Collector) -> None:
+        """Ten seconds in which all of them claim every second, one after the other."""
+        for _ in range(10):
+            clock.advance(1)
+            for collector in collectors:
+                tick = await collector.tick(clock.now())
+                assert not tick.failed
+                assert not tick.void
+                # What was closed is closed when the board's side has heard of it.
+                await until(lambda: set(connected().values()) <= {1})
+
+    async def main() -> None:
+        async with collecting(store, clock, "one") as one:
+            await beat(one, one)
+            async with collecting(other, clock, "two") as two:
+                for _ in range(4):
+                    await beat(one, two)
+                assert connected() == dict.fromkeys(everybody, 1)
+            for _ in range(2):
+                await beat(one)
+            assert connected() == dict.fromkeys(everybody, 1)
+        other.close()
+
+    register(store, wire, clock, 20)
+    run(main())
+    # Each board was connected to once, and once more for each time that it changed hands.
+    assert set(wire.connections.values()) <= {1, 3}
+    assert sum(wire.connections.values()) == 20 + 2 * 10
+    assert set(wire.most_at_once.values()) == {1}
