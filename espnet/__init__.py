@@ -30,6 +30,7 @@ layer  module                                      responsibility
 1      ``series``                                  which metrics a device makes: pure
 1      ``rollout``                                 updates of several boards, board by board: pure
 2      ``jobs``                                    what a pin should be, and why: pure
+2      ``pace``                                    how fast a board may be polled: pure
 2      ``store/``                                  every Redis key, script and codec
 2      ``settings``                                what a board's settings.json may say: pure
 3      ``trip``                                    what a poll's answer becomes: pure

@@ -5,7 +5,8 @@ its TTL is longer than everything done under it. A board that fails costs only i
 away stops nothing for good: it is said once when it goes and once when it is back. Nothing is
 committed twice, and what could not be committed is counted and said.
 
-Events: ``board.lost`` ``board.back`` ``poll.void`` ``polls.dropped`` ``redis.lost`` ``redis.back``.
+Events: ``board.lost`` ``board.back`` ``board.slowed`` ``board.recovered`` ``poll.void`` ``polls.dropped``
+``redis.lost`` ``redis.back``.
 """
 
 import asyncio
@@ -18,12 +19,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import structlog
 
-from espnet import inputs, trip
+from espnet import inputs, pace, trip
 from espnet.board.round import Asked, Round
 from espnet.clock import Clock
 from espnet.credential import Password
 from espnet.errors import BoardError, CredentialClosed, DeviceLockLost, StoreUnavailable
-from espnet.model import Device, Input, Memory, Reading, Threshold, View
+from espnet.model import Device, Input, Memory, Pace, Reading, Threshold, View
 from espnet.store import BATCH, PRESENT_S, Claim, Grant, Poll, Store
 from espnet.trip import Sight
 from espnet.visit import Target, act, gather
@@ -39,6 +40,8 @@ COMMIT_MARGIN_S = 5.0
 FORGET_LINK_S = 120.0
 #: For so long a board whose password we cannot get is left to other collectors, in seconds.
 LOCKED_OUT_S = 1.0
+#: What a board answers that wants to be asked less: it is asked too often, it has no memory or no place.
+REFUSALS = (429, 503)
 #: Most polls in flight at once; each is one socket.
 MAX_IN_FLIGHT = 1024
 
@@ -209,6 +212,7 @@ class Collector:
     async def _poll(self, claims: Sequence[Claim]) -> Tick:
         """Polls claimed devices and commits them as they end, the quick ones first."""
         locked_until = self._clock.monotonic() + self.lock_ttl_s
+        await self._recall(claims)
         await self._log_in(claims)
         others = await self._others(claims)
         ended: list[Poll] = []
@@ -260,6 +264,28 @@ class Collector:
             round_.close()
         for task in tasks:
             await task
+
+    async def _recall(self, claims: Sequence[Claim]) -> None:
+        """Learns how boards bear their polls that somebody else polled last, as far as anybody knows."""
+        known = self._targets
+        strange = [
+            claim
+            for claim in claims
+            if (target := known.get(claim.device.id)) is None
+            or abs(target.next_due - claim.due) > 1e-5  # Redis keeps six digits
+            or target.device is not claim.device
+        ]
+        if not strange:
+            return
+        names = [claim.device.name for claim in strange if claim.fault is None]
+        try:
+            readings = await self._in_thread(lambda: self._store.readings(names))
+        except StoreUnavailable as error:
+            self._outage.began(error)
+            return
+        for claim in strange:
+            last = claim.fault or readings.get(claim.device.name)
+            self._target(claim.device).pace_as(last.pace if last else None)
 
     async def _log_in(self, claims: Sequence[Claim]) -> None:
         """Fetches the passwords of boards that are new here, have another one, or refused theirs."""
@@ -354,6 +380,10 @@ class Collector:
         try:
             if sight is None:
                 sight = await target.read(claim, self._clock, self._timeout_s, asked)
+                if target.pace is not None or not pace.is_well(
+                    sight.answer_s, sight.status.mem_free, target.slow_s
+                ):
+                    self._weigh(claim, target, sight)
         except BoardError as error:
             self._observe(self._clock.monotonic() - began)
             return self._failed(claim, target, error)
@@ -386,7 +416,13 @@ class Collector:
         except BoardError as error:
             self._observe(poll_s)
             return self._failed(claim, target, error), None
-        if sight is None or target.found is not None:
+        if sight is None:
+            return None, None
+        if target.pace is not None or not pace.is_well(
+            sight.answer_s, sight.status.mem_free, target.slow_s
+        ):
+            self._weigh(claim, target, sight)
+        if target.found is not None:
             return None, sight
         reading, _, is_settled = self._look(claim, target, sight, poll_s, others)
         if not is_settled:
@@ -404,7 +440,10 @@ class Collector:
     ) -> tuple[Reading, dict[str, Input], bool]:
         """What was seen, what the jobs look at, and whether nothing is to be decided of it."""
         reading = sight.reading(
-            poll_s=round(poll_s, 6), interval_s=target.interval_s, collector=self._holder
+            poll_s=round(poll_s, 6),
+            interval_s=target.interval_s,
+            collector=self._holder,
+            pace=target.pace,
         )
         if not claim.jobs or others is None:
             return reading, {}, True
@@ -417,23 +456,54 @@ class Collector:
         if claim.fault is not None:
             log.info("board.back", name=claim.device.name, failures=claim.fault.failures)
         self._watch.saw(claim.device.name, reading, sight.status)
-        return trip.seen(claim, sight, reading, memory=memory, tags=target.tags)
+        poll = trip.seen(claim, sight, reading, memory=memory, tags=target.tags)
+        target.next_due = poll.next_due
+        return poll
 
     def _failed(self, claim: Claim, target: Target, error: BoardError) -> Poll:
         if self._targets.get(claim.device.id) is not target:
             # Let go for a newer claim; its lock is gone.
             return Poll(claim.grant, self._clock.now())
-        target.link.close()
+        is_refusal = error.status in REFUSALS
+        if not is_refusal:  # who has no place for us shall not have to find one anew
+            target.link.close()
         if claim.fault is None or claim.fault.kind != error.kind:
             log.warning("board.lost", name=claim.device.name, kind=error.kind, reason=str(error))
-        return trip.failed(
+        at = self._clock.now()
+        if is_refusal or "waited_s" in error.facts:
+            refusal = error.what if is_refusal else ""
+            self._repace(claim, target, pace.Outcome(at, self._timeout_s, refusal=refusal))
+        poll = trip.failed(
             claim,
             error,
-            at=self._clock.now(),
-            interval_s=target.interval_s,
+            at=at,
+            interval_s=target.asked_s,
             tags=target.tags,
             luck=self._luck(),
+            pace=target.pace,
         )
+        target.next_due = poll.next_due
+        return poll
+
+    def _weigh(self, claim: Claim, target: Target, sight: Sight) -> None:
+        """What an answer says of the load on a board; asked only where that is something."""
+        status = sight.status
+        seen = pace.Outcome(sight.at, sight.answer_s, status.mem_free, status.uptime_s)
+        self._repace(claim, target, seen)
+
+    def _repace(self, claim: Claim, target: Target, outcome: pace.Outcome) -> None:
+        """What a poll that was not simply well, or one after such a poll, makes of the board's pace."""
+        device, asked_s = claim.device, target.asked_s
+        watchers = self._watch.watchers(device.name)
+        limit = pace.most(device.name, asked_s, claim.jobs, watchers, outcome.at)
+        before, after = target.pace, pace.step(target.pace, outcome, asked_s, limit)
+        target.pace_as(after)
+        was, now = pace.factor_of(before), pace.factor_of(after)
+        how = {"name": device.name, "every_s": target.interval_s, "asked_s": asked_s}
+        if after is not None and now > was:
+            log.warning("board.slowed", **how, reason=after.why)
+        elif now == 1 < was:
+            log.info("board.recovered", **how, reason=_why_recovered(before, outcome, limit))
 
     async def _lift_fence(self, grant: Grant, seen: int, most: int) -> Grant | None:
         """Where Redis cannot be asked, nothing is written."""
@@ -465,6 +535,12 @@ class Collector:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._redis_thread, work)
+
+
+def _why_recovered(before: Pace | None, outcome: pace.Outcome, limit: int) -> str:
+    if before is not None and pace.has_restarted(before, outcome):
+        return "it was restarted"
+    return "it bears its polls" if limit > 1 else "its readings are needed more often"
 
 
 def poll_now(

@@ -127,7 +127,9 @@ class BoardError(EspNetError):
     ``unproved`` (it does not prove that it knows its password), ``unclaimed`` (it has none any more),
     ``not_json``, ``bad_answer``, ``wrong_id``, ``too_large``.
     ``status`` is the HTTP status where there was one. ``field`` is the field that the board
-    complained of, where it named one; ``facts`` are the numbers that it gave with its complaint.
+    complained of, where it named one; ``facts`` are the numbers that it gave with its complaint;
+    ``retry_after_s`` among them is when it wants to be asked again, and ``waited_s`` how long it was waited
+    for after it had taken the connection.
     """
 
     def __init__(

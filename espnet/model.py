@@ -136,11 +136,29 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         return next((tag[6:] for tag in self.tags if tag.startswith("shard:")), "")
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Pace(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """How a board bears its polls (`espnet.pace`); there is none of a board that bears them well.
+
+    The board is polled ``factor`` times slower than asked, since ``since`` (Unix seconds, 0 for never).
+    ``why`` is what was against it last, ``at`` when that was. ``bad`` counts the polls against it, ``good``
+    those in a row for it, of which ``patience`` make it faster.
+    """
+
+    factor: Literal[1, 2, 4] = 1
+    why: str = ""
+    since: float = 0.0
+    at: float = 0.0
+    bad: int = 0
+    good: int = 0
+    patience: int = 0
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one successful poll saw.
 
     ``at`` is when the answer came, ``poll_s`` how long the trip took, ``interval_s`` the interval in
-    force, ``status`` the board's own answer byte for byte. A DHT22 sensor is in ``dht22`` or in
+    force (``pace`` says whether it is the one that was asked for), ``status`` the board's own answer byte
+    for byte. A DHT22 sensor is in ``dht22`` or in
     ``dht22_errors`` (name → what went wrong), never in both; ``adc`` holds the means of ADC pins, raw,
     in the same way. ``wrote`` are the levels that the trip set after it had read the board. ``denied``
     is why we cannot control the board, as the end of a sentence; "" where we can.
@@ -157,6 +175,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     adc_errors: dict[int, str] = {}
     wrote: dict[int, int] = {}
     denied: str = ""
+    pace: Pace | None = None
 
     def levels(self) -> dict[int, int]:
         """Every pin's level: as the board said it, then as it was written in the same trip."""
@@ -175,7 +194,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """Why the latest polls of a device failed; it exists only while they do.
 
     ``kind`` and ``what`` are those of `BoardError`; ``failures`` counts the polls in a row since
-    ``since``; ``at`` is the latest.
+    ``since``; ``at`` is the latest. ``pace`` is that of `Reading`, which a failure does not replace.
     """
 
     kind: str
@@ -183,6 +202,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     failures: int
     since: float
     at: float
+    pace: Pace | None = None
 
 
 class View(msgspec.Struct, frozen=True):
@@ -198,6 +218,22 @@ class View(msgspec.Struct, frozen=True):
         if self.reading is not None and self.reading.is_fresh(now):
             return "late" if self.fault else "online"
         return "new" if self.reading is None and self.fault is None else "offline"
+
+    @property
+    def pace(self) -> Pace | None:
+        """How the board bore its latest poll."""
+        if self.fault is not None:
+            return self.fault.pace
+        return self.reading.pace if self.reading is not None else None
+
+    @property
+    def asked_s(self) -> float | None:
+        """The interval that was asked for, in seconds; None where nobody knows the fleet's own."""
+        if self.device.interval_s is not None:
+            return self.device.interval_s
+        if (reading := self.reading) is None:
+            return None
+        return reading.interval_s / (reading.pace.factor if reading.pace else 1)
 
 
 _encoder = msgspec.json.Encoder()

@@ -1,9 +1,9 @@
 """Which metrics a device makes: the points of a poll, and the series that they belong to. Pure.
 
 Invariants: the points of a poll in which everything answered are those of `series_of`, each once, in the
-same order; nothing else makes metrics of a device. A pin is sampled where a person asked for it
-(`Device.report_pins`), or where something governs it: each metric with each combination of tags is one
-that Datadog bills, and 5,000 boards have 200,000 pins.
+same order, and `SLOWDOWN` while the board is polled slower than asked; nothing else makes metrics of a
+device. A pin is sampled where a person asked for it (`Device.report_pins`), or where something governs it:
+each metric with each combination of tags is one that Datadog bills, and 5,000 boards have 200,000 pins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from espnet.model import MAX_PIN, Device, Job, Override, Reading, Status
 
 UP = "esp32.up"
 POLL_SECONDS = "esp32.poll_seconds"
+SLOWDOWN = "esp32.slowdown"
 BOARD_F = "esp32.f"
 GPIO = "esp32.gpio"
 DHT22_TEMP = "esp32.dht22.temp"
@@ -88,6 +89,9 @@ def points_of(device: Device, jobs: Sequence[Job], reading: Reading, status: Sta
         found.append((DHT22_HUMIDITY, climate.humidity, own))
     for pin, mean in reading.adc.items():
         found.append((ADC, mean, (f"pin:{pin}",)))
+    pace = reading.pace
+    if pace is not None and (pace.factor > 1 or pace.since == reading.at):  # the last one says 1
+        found.append((SLOWDOWN, pace.factor, ()))
     return found
 
 

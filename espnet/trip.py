@@ -12,7 +12,18 @@ from typing import NamedTuple
 import msgspec
 
 from espnet.errors import BoardError
-from espnet.model import Climate, Decision, Device, Fault, Job, Memory, Override, Reading, Status
+from espnet.model import (
+    Climate,
+    Decision,
+    Device,
+    Fault,
+    Job,
+    Memory,
+    Override,
+    Pace,
+    Reading,
+    Status,
+)
 from espnet.samples import SampleBatch, finite
 from espnet.series import UP, points_of
 from espnet.store import Claim, Poll
@@ -51,8 +62,8 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
 class Sight(msgspec.Struct, gc=False):
     """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
 
-    ``at`` is when the answer came. A sensor is among the readings or among the errors. ``denied`` is that of
-    `Reading`.
+    ``at`` is when the answer came, ``answer_s`` how long it took. A sensor is among the readings or among the
+    errors. ``denied`` is that of `Reading`.
     """
 
     at: float
@@ -63,8 +74,11 @@ class Sight(msgspec.Struct, gc=False):
     adc: dict[int, float] = {}
     adc_errors: dict[int, str] = {}
     denied: str = ""
+    answer_s: float = 0.0
 
-    def reading(self, *, poll_s: float, interval_s: float, collector: str) -> Reading:
+    def reading(
+        self, *, poll_s: float, interval_s: float, collector: str, pace: Pace | None = None
+    ) -> Reading:
         """The record of it, before anything was written."""
         return Reading(
             at=self.at,
@@ -77,6 +91,7 @@ class Sight(msgspec.Struct, gc=False):
             adc=self.adc,
             adc_errors=self.adc_errors,
             denied=self.denied,
+            pace=pace,
         )
 
 
@@ -100,17 +115,20 @@ def orders(
     device: Device,
     status: Status,
     interval_s: float,
+    *,
+    is_renewed: bool = False,
 ) -> list[Order]:
     """The writes that make the board's pins what was decided: differences only, one a level.
 
     An ON that is right already is written again when the board knows leases and this one has none,
     or one of another length, as after a change of the interval; and when it has one and is to have none.
-    Pins that the board does not report are written too: it is for the board to refuse them.
+    Pins that the board does not report are written too: it is for the board to refuse them. ``is_renewed``:
+    the leases are known to have begun anew with this answer, so what is left tells their length.
     """
     unleased = {job.name for job in jobs if not isinstance(job, Override) and not job.lease}
     wanted_s = lease_s(interval_s)
     # The poll renewed it just now, or, where the board was not shown a fence that it takes, the last one.
-    oldest_s = wanted_s - max(1.5 * interval_s, 2.0)
+    oldest_s = wanted_s - (2.0 if is_renewed else max(1.5 * interval_s, 2.0))
     groups: dict[tuple[int, int | None, str], list[int]] = {}
     for pin, decision in decisions.items():
         lasts: int | None = None
@@ -157,19 +175,28 @@ def failed(
     interval_s: float,
     tags: tuple[str, ...],
     luck: float,
+    pace: Pace | None = None,
 ) -> Poll:
-    """A poll that the board did not answer, or not with sense."""
+    """A poll that the board did not answer, or not with sense.
+
+    ``interval_s`` is the one that was asked for: the back-off grows from there, and is never less than the
+    interval of a board that is slowed down, nor than what the board wants, up to `MAX_BACKOFF_S`.
+    """
     before = claim.fault
     failures = before.failures + 1 if before else 1
+    wait_s = min(error.facts.get("retry_after_s", 0), MAX_BACKOFF_S)
+    if pace is not None:
+        wait_s = max(wait_s, interval_s * pace.factor)
     return Poll(
         claim.grant,
-        retry_due(failures, interval_s, at, luck),
+        max(retry_due(failures, interval_s, at, luck), at + wait_s),
         fault=Fault(
             kind=error.kind,
             what=error.what,
             failures=failures,
             since=before.since if before else at,
             at=at,
+            pace=pace,
         ),
         batch=SampleBatch(at, tags, ((UP, 0, ()),)),
     )

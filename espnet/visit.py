@@ -39,10 +39,12 @@ from espnet.model import (
     Job,
     Memory,
     Observed,
+    Pace,
     Reading,
     Threshold,
     Write,
 )
+from espnet.pace import factor_of, slow_s
 from espnet.series import tags_of
 from espnet.store import MAX_FENCE_PROVED, MAX_FENCE_SEEN, Claim, Grant
 from espnet.trip import Order, Sight
@@ -82,7 +84,10 @@ class Target:
     def __init__(self, device: Device, interval_s: float) -> None:
         self.device = device
         self.link = Link(device.address)
-        self.interval_s = device.interval_s or interval_s
+        self.asked_s = device.interval_s or interval_s
+        self.pace_as(None)
+        #: When the next poll is due, as this collector left it: another date means that others were here.
+        self.next_due = 0.0
         self.tags = tags_of(device)
         # b"GET /", and what follows when the fence was put in between.
         method, path, rest = request_bytes(device.address, GET_BASIC).partition(b"/")
@@ -102,6 +107,13 @@ class Target:
         #: Whether somebody else has claimed the board: then it can be read, and not controlled.
         self.is_foreign = False
         self._is_asked_for = False
+
+    def pace_as(self, pace: Pace | None) -> None:
+        """From now on the board is polled, and everything about it reckoned, at this pace."""
+        self.pace = pace
+        self.interval_s = self.asked_s * factor_of(pace)
+        #: From how many seconds on its answer is slow.
+        self.slow_s = slow_s(self.interval_s)
 
     @property
     def wants_login(self) -> bool:
@@ -171,7 +183,12 @@ class Target:
             if (value >= high) - (value <= low) != side:
                 return False
         return not has_on or not trip.orders(  # an ON may want its lease
-            settled.decisions, claim.jobs, self.device, status, self.interval_s
+            settled.decisions,
+            claim.jobs,
+            self.device,
+            status,
+            self.interval_s,
+            is_renewed=status.fence == claim.grant.fence,
         )
 
     def ask(self, claim: Claim, round_: "Round[tuple[Claim, Target]]") -> bool:
@@ -188,7 +205,11 @@ class Target:
         """What the board said, if that is all that `read` would ask; None where `read` has to go on."""
         assert asked.outcome is not None
         body = self.link.end(asked.outcome)
-        return None if body is None else self._sight(body, asked.at)
+        if body is None:
+            return None
+        sight = self._sight(body, asked.at)
+        sight.answer_s = asked.ended - asked.began
+        return sight
 
     async def read(
         self,
@@ -207,7 +228,8 @@ class Target:
         """
         query, is_plain_enough = self._query(claim)
         address = self.device.address
-        end = (asked.began if asked else clock.monotonic()) + 2 * timeout_s
+        began = asked.began if asked else clock.monotonic()
+        end = began + 2 * timeout_s
         begun = asked.begun() if asked else None
         try:
             try:
@@ -221,7 +243,9 @@ class Target:
                 body = await self._ask(self._get + self._get_rest, end, clock, timeout_s)
         except BoardError as error:
             raise self._explained(error) from error
+        answer_s = clock.monotonic() - began
         sight = self._sight(body, clock.now())
+        sight.answer_s = answer_s
         for name, request in self.get_dht22.items():
             try:
                 answer = await self._ask(request, end, clock, timeout_s)
@@ -290,7 +314,7 @@ class Target:
         if error.status != 429:
             what = "does not take EspNet's password" if self.link.login else NO_PASSWORD
         self.link.login = None
-        return BoardError(self.device.address, "denied", what, error.status)
+        return BoardError(self.device.address, "denied", what, error.status, facts=error.facts)
 
     async def _ask(self, request: bytes, end: float, clock: Clock, timeout_s: float) -> bytes:
         left_s = end - clock.monotonic()
@@ -324,7 +348,14 @@ async def act(
     booted_at = now - uptime_s if uptime_s is not None else None
     observed = Observed(sight.status.gpio, claim.memory, booted_at)
     decisions = jobs.decide(claim.jobs, given, observed, now)
-    todo = trip.orders(decisions, claim.jobs, target.device, sight.status, target.interval_s)
+    todo = trip.orders(
+        decisions,
+        claim.jobs,
+        target.device,
+        sight.status,
+        target.interval_s,
+        is_renewed=sight.status.fence == claim.grant.fence,
+    )
     written: dict[int, int] = {}
     writes = {pin: write for pin, write in claim.memory.writes.items() if pin in decisions}
     grant: Grant | None = claim.grant

@@ -41,6 +41,10 @@ class Watch:
                         if (device_id, job) in sides:
                             self._sides[device_id, job] = sides[device_id, job]
 
+    def watchers(self, name: str) -> list[Threshold]:
+        """The thresholds of other devices that look at readings of the device ``name``."""
+        return [job for _, _, job in self._watchers.get(name, ())]
+
     def saw(self, name: str, reading: Reading, status: Status) -> None:
         """Notes which devices have to decide anew because of a reading of the device ``name``."""
         for device_id, source, job in self._watchers.get(name, ()):

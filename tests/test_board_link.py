@@ -217,6 +217,54 @@ def test_an_http_error_keeps_the_connection(run: Run) -> None:
         assert wire.connections[HOST] == 1
 
 
+@pytest.mark.parametrize(
+    ("header", "facts"),
+    [
+        ("", {}),
+        ("Retry-After: 3\r\n", {"retry_after_s": 3}),
+        ("RETRY-AFTER:  0 \r\n", {"retry_after_s": 0}),
+        ("Retry-After: -3\r\n", {}),
+        ("Retry-After: 1.5\r\n", {}),
+        ("Retry-After: 10000000000\r\n", {}),
+        ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\n", {}),
+        ("Retry-After: \xb2\r\n", {}),
+    ],
+)
+def test_a_refusal_says_when_to_come_again(run: Run, header: str, facts: dict[str, int]) -> None:
+    """In seconds; whatever else stands there says nothing. The next answer does not inherit it."""
+
+    async def main() -> None:
+        link = Link(wire.address())
+        for expected in (facts, {}):
+            with pytest.raises(BoardError) as caught:
+                await ask(link)
+            assert caught.value.facts == expected
+        link.close()
+
+    busy = "503 Busy"
+    body = b'{"error": "no place"}'
+    with Wire(answer(body, status=busy, headers=header), answer(body, status=busy)) as wire:
+        run(main())
+
+
+def test_a_board_that_took_the_question_and_says_nothing_is_known_from_one_that_is_away(
+    run: Run,
+) -> None:
+    """Only of the first it is said how long it was waited for."""
+
+    async def main() -> None:
+        for address, waited in ((wire.address(), {"waited_s": 1}), ("127.0.0.1:1", {})):
+            link = Link(address)
+            with pytest.raises(BoardError) as caught:
+                await ask(link, 0.3)
+            assert caught.value.facts == waited
+            link.close()
+
+    with Wire(Say((), "hang")) as wire:
+        run(main())
+        eventually(lambda: not wire.open[HOST])
+
+
 def test_two_requests_at_once_are_a_bug(run: Run) -> None:
     """One request in flight a link: a second one is refused loudly and does not harm the first."""
 

@@ -13,8 +13,18 @@ import redis
 
 from espnet.cli import main
 from espnet.clock import SystemClock
-from espnet.model import Device, Memory, Override, PinMemory, Reading, Threshold, Timer, Write
-from espnet.store import Store
+from espnet.model import (
+    Device,
+    Memory,
+    Override,
+    Pace,
+    PinMemory,
+    Reading,
+    Threshold,
+    Timer,
+    Write,
+)
+from espnet.store import Poll, Store
 
 #: Friday 2026-03-27, 12:00 in Vienna; the clocks go forward there on Sunday.
 NOW = 1_774_609_200.0
@@ -377,7 +387,7 @@ def test_an_override_that_ended_says_nothing_and_goes(
 
 WHY = {
     "denied", "device", "pin", "state", "level", "age_s", "wanted", "winner", "losers", "next_change",
-    "last_write", "lease", "safe",
+    "last_write", "lease", "safe", "slowed",
 }  # fmt: skip
 
 
@@ -398,6 +408,33 @@ def test_why_tells_what_is_and_what_should_be(say: Say, store: Store) -> None:
         assert len(line) <= 100, line
     assert "left alone: no job governs it" in say("why porch 12")
     assert "not known" in say("why porch 13")
+
+
+def test_a_board_that_is_slowed_is_shown_everywhere(say: Say, store: Store) -> None:
+    """In the list, the device and `why`: how often it is polled, how often that was asked, and why."""
+    grant = store.claim(NOW + 100, 1, "here", ttl_s=5)[0].grant
+    pace = Pace(2, "free heap 5.1 kB", NOW - 60, NOW - 5)
+    slowed = msgspec.structs.replace(reading(), interval_s=20.0, pace=pace)
+    store.commit([Poll(grant, NOW + 20, slowed)])
+    sentence = "is polled every 20 s (10 s asked): free heap 5.1 kB"
+    (row,) = json.loads(say("devices --json"))
+    assert (row["problem"], row["state"], row["interval_s"]) == (sentence, "online", 10)
+    wanted = {"factor": 2, "every_s": 20, "why": "free heap 5.1 kB", "since": NOW - 60}
+    assert row["slowed"] == wanted
+    assert sentence in say("device porch")
+    assert json.loads(say("why porch 5 --json"))["slowed"] == wanted
+    assert f"  board        {sentence}" in say("why porch 5").splitlines()
+    say("device porch interval 5")
+    assert json.loads(say("device porch --json"))["slowed"]["every_s"] == 10
+
+
+def test_a_board_that_is_slowed_no_more_says_nothing_of_it(say: Say, store: Store) -> None:
+    """Also while it is watched still."""
+    grant = store.claim(NOW + 100, 1, "here", ttl_s=5)[0].grant
+    watched = msgspec.structs.replace(reading(), pace=Pace(1, "free heap 5.1 kB", NOW - 60, bad=1))
+    store.commit([Poll(grant, NOW + 10, watched)])
+    (row,) = json.loads(say("devices --json"))
+    assert (row["problem"], row["slowed"], row["interval_s"]) == (None, None, 10)
 
 
 def test_a_disabled_job_has_no_say(say: Say) -> None:

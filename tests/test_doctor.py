@@ -17,6 +17,7 @@ from espnet.cli.facts import (
     Refusal,
     Settings,
     Sink,
+    Slowed,
 )
 from espnet.cli.health import problems
 from espnet.samples import Books, Queue, SinkState
@@ -186,6 +187,16 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
     "overdue": (
         devices_with(overdue=40, oldest_overdue_s=300.0),
         "problem", "40 polls are overdue, the oldest by 5 min", "one more machine",
+    ),
+    "slowed": (
+        devices_with(slowed=(Slowed("porch", "free heap 5.1 kB", 20, 10),)),
+        "remark", "1 board is polled slower than asked: porch (free heap 5.1 kB; every 20 s, 10 s asked).",
+        "espcli device porch interval",
+    ),
+    "slowed, many": (
+        devices_with(slowed=tuple(Slowed(f"d{i}", "answers take 1.3 s", 0.4, 0.1) for i in range(7))),
+        "remark", "7 boards are polled slower than asked: d0 (answers take 1.3 s; every 0.4 s, 0.1 s asked)",
+        "espcli device d0 interval",
     ),
     "far": (devices_with(far=("d1",)), "problem", "d1 is to be polled further", "device d1 update"),
     "unscheduled": (

@@ -27,7 +27,7 @@ from espnet.cli.facts import (
 from espnet.cli.health import problems
 from espnet.cli.session import Session
 from espnet.credential import new_password
-from espnet.model import Device, Memory, Reading, Timer, Write, encode
+from espnet.model import Device, Memory, Pace, Reading, Timer, Write, encode
 from espnet.samples import Books, DeadLetter, Sample, SampleBatch, SinkState
 from espnet.store import Fate, Poll, Store
 
@@ -312,6 +312,26 @@ def test_a_broken_world_is_recognized(
     # One cause, one problem; a failing disk also fails its snapshots, a sink that went has a remark.
     sick = [p["what"] for p in data["problems"] if p["severity"] == "problem"]
     assert len(sick) <= 1 + (breaks is a_disk_that_fails), sick
+
+
+def test_a_board_that_is_slowed_is_worth_knowing_and_no_problem(
+    world: World, doctor: Callable[..., Any]
+) -> None:
+    """By name, with both intervals and the reason; one that is offline is that and nothing else."""
+    pace = Pace(2, "free heap 5.1 kB", world.now - 60, world.now)
+    for name, at in (("porch", world.now), ("shed", 5.0)):
+        slowed = world.reading(world.store.device(name), at, pace=pace)
+        slowed = msgspec.structs.replace(slowed, interval_s=20.0)
+        world.raw.hset("espnet:readings", f"id-{name}", encode(slowed))
+    data = doctor(1)
+    assert data["devices"]["slowed"] == [
+        {"name": "porch", "what": "free heap 5.1 kB", "every_s": 20.0, "asked_s": 10.0}
+    ]
+    told = {problem["what"]: problem["severity"] for problem in data["problems"]}
+    wanted = (
+        "1 board is polled slower than asked: porch (free heap 5.1 kB; every 20 s, 10 s asked)."
+    )
+    assert told[wanted] == "remark"
 
 
 def test_looking_changes_nothing(world: World, doctor: Callable[..., Any]) -> None:

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from espnet import __version__
 from espnet.clock import ManualClock
 from espnet.errors import SinkError, StoreUnavailable
-from espnet.model import Climate, Device, Fault, Reading, View
+from espnet.model import Climate, Device, Fault, Pace, Reading, View
 from espnet.samples import Books
 from espnet.sinks.prometheus import (
     CLIENT_S,
@@ -38,6 +38,7 @@ from espnet.sinks.prometheus import (
 )
 
 NOW = 1_750_000_000.0
+SLOWED = Pace(2, "free heap 5.1 kB", NOW - 60, NOW - 60)
 PORCH = {"device": "porch", "id": "a0"}
 Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -49,6 +50,7 @@ def view(
     age_s: float = 1.0,
     tags: tuple[str, ...] = ("room:attic",),
     is_failing: bool = False,
+    pace: Pace | None = None,
     **status: Any,
 ) -> View:
     """A device with four pins, a DHT22 and a light sensor, polled every 10 s."""
@@ -64,6 +66,7 @@ def view(
         dht22={"air": Climate(21.5, 45.0)},
         adc={34: 2047.5},
         wrote={2: 1},
+        pace=pace,
     )
     fault = Fault(kind="timeout", what="is slow", failures=1, since=NOW, at=NOW)
     device = Device(id=id, name=name, address="10.0.0.7", tags=tags)
@@ -74,7 +77,7 @@ def whole_fleet(*views: View) -> Fleet:
     """Something of everything that a page can show."""
     return Fleet(
         NOW,
-        views or (view(),),
+        views or (view(pace=SLOWED),),
         {"a0": (JobState("lamp", "timer", 2, 1, True), JobState("heat", "threshold", 2, 0, False))},
         (CollectorState("c", 2.5),),
         (
@@ -179,6 +182,14 @@ def test_an_old_reading_is_not_shown(age_s: float) -> None:
     page = scrape(whole_fleet(view(age_s=age_s)))
     assert about(page, "a0") == {"espnet_up", "espnet_device_info"}
     assert value(page, "up", **PORCH) == 0
+
+
+def test_only_a_board_that_is_slowed_says_so() -> None:
+    """While its reading is fresh; a board that is polled as asked, or still watched, has no such line."""
+    name = "espnet_poll_slowdown_ratio"
+    assert value(scrape(whole_fleet()), "poll_slowdown_ratio", **PORCH) == 2
+    for other in (view(), view(pace=Pace(1, "", NOW)), view(pace=SLOWED, age_s=31)):
+        assert name not in about(scrape(whole_fleet(other)), "a0")
 
 
 def test_a_device_that_fails_is_down_while_its_reading_is_fresh() -> None:

@@ -71,6 +71,27 @@ def test_an_on_has_its_own_lease_or_is_written_again(lease, is_written) -> None:
     assert orders(decided(p4=1), status) == expected
 
 
+def test_a_lease_that_was_renewed_just_now_tells_its_length() -> None:
+    """After a change of the interval the old one is too short, though the last poll's might look like it."""
+    old, status = trip.lease_s(6.7), board({4: 1}, {4: Lease(trip.lease_s(6.7))})
+    known = Device(id="b1", name="porch", address="10.0.0.7")
+    for is_renewed, todo in ((False, []), (True, [Order((4,), 1, 41, "low")])):
+        assert trip.orders(
+            decided(p4=1), (JOB, FREE), known, status, 13.4, is_renewed=is_renewed
+        ) == todo  # fmt: skip
+    assert old == 21
+
+
+@given(interval_s=INTERVALS, late_ms=st.integers(0, 900))
+def test_a_lease_that_is_known_to_be_renewed_is_not_written_again(interval_s, late_ms) -> None:
+    """However sharp the look, the steady state costs nothing."""
+    left_s = math.ceil(trip.lease_s(interval_s) - late_ms / 1000)
+    known = Device(id="b1", name="porch", address="10.0.0.7")
+    status = board({4: 1}, {4: Lease(left_s)})
+    done = trip.orders(decided(p4=1), (JOB, FREE), known, status, interval_s, is_renewed=True)
+    assert done == []
+
+
 def test_a_job_without_lease_gets_none_and_ends_that_of_another() -> None:
     """With --no_lease an ON outlives the controller, also where a leased one was there before."""
     assert orders(decided("free", p4=1), board({4: 0})) == [Order((4,), 1, None, "low")]

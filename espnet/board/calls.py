@@ -160,20 +160,28 @@ class _Complaint(msgspec.Struct):
 _complaint_decoder = msgspec.json.Decoder(_Complaint)
 
 
-def require_ok(address: str, status: int, body: bytes) -> bytes:
-    """The body of a 2xx answer; raises `BoardError` with the board's own complaint otherwise."""
+def require_ok(address: str, status: int, body: bytes, retry_after: bytes = b"") -> bytes:
+    """The body of a 2xx answer; raises `BoardError` with the board's own complaint otherwise.
+
+    ``retry_after`` is the header of that name. One that is a date says nothing: boards have no clock.
+    """
     if 200 <= status < 300:
         return body
     kind = "denied" if status in (401, 429) else "http"
     try:
         complaint = _complaint_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BoardError(address, kind, f"answered HTTP {status}", status) from None
+        what = f"answered HTTP {status}"
+        raise BoardError(address, kind, what, status, facts=_when(retry_after)) from None
     what, field = _quoted(complaint.error).rstrip("."), _quoted(complaint.field or "")
     where = f" (field {field})" if field else ""
-    raise BoardError(
-        address, kind, f"refused: {what}{where}, HTTP {status}", status, field, complaint.facts()
-    )
+    facts = complaint.facts() | _when(retry_after)
+    raise BoardError(address, kind, f"refused: {what}{where}, HTTP {status}", status, field, facts)
+
+
+def _when(retry_after: bytes) -> dict[str, int]:
+    text = retry_after.strip()
+    return {"retry_after_s": int(text)} if text.isdigit() and len(text) < 10 else {}
 
 
 #: What there is against an answer without the board's proof.

@@ -15,7 +15,8 @@ it: of most polls that is a plain answer, and `Link.end` takes it; `exchange` go
 """
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
@@ -32,12 +33,14 @@ _LET_GO = "was let go in the middle of a request"
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What came: ``challenge`` and ``info`` are the headers that `Login` understands, empty where none."""
+    """What came: ``challenge`` and ``info`` are the headers that `Login` understands, ``retry_after`` that
+    of a refusal; empty where none."""
 
     status: int
     body: bytes
     challenge: bytes
     info: bytes
+    retry_after: bytes
 
 
 class StaleConnection(Exception):
@@ -105,7 +108,7 @@ class Link:
                 ):
                     break
                 came = None
-            return require_ok(self.address, answer.status, answer.body)
+            return require_ok(self.address, answer.status, answer.body, answer.retry_after)
         except OddChallenge as error:
             raise BoardError(self.address, "wrong_id", str(error), 401) from error
         finally:
@@ -232,7 +235,7 @@ class _Wire(asyncio.Protocol):
         self._received = 0
         self._body.clear()
         self._has_end = self._has_head = False
-        self._challenge = self._info = b""
+        self._challenge = self._info = self._retry_after = b""
         self._told = told
         self._transport.write(request)
 
@@ -273,11 +276,12 @@ class _Wire(asyncio.Protocol):
     def expire(self) -> None:
         if self._told is not None:
             part = "did not answer" if not self._received else "did not finish its answer"
-            self.fail("timeout", f"{part} within {self._timeout_s:g} s")
+            waited = {"waited_s": math.ceil(self._timeout_s)}
+            self.fail("timeout", f"{part} within {self._timeout_s:g} s", waited)
 
-    def fail(self, kind: str, what: str) -> None:
+    def fail(self, kind: str, what: str, facts: Mapping[str, int] | None = None) -> None:
         self.abort()
-        self._tell(BoardError(self._address, kind, what))
+        self._tell(BoardError(self._address, kind, what, facts=facts))
 
     def _tell(self, outcome: Outcome) -> None:
         told, self._told = self._told, None
@@ -325,7 +329,7 @@ class _Wire(asyncio.Protocol):
         if len(body) > MAX_ANSWER_BYTES:
             self.fail("too_large", f"answered more than {MAX_ANSWER_BYTES} bytes")
         else:
-            self._tell(Answer(status, body, self._challenge, self._info))
+            self._tell(Answer(status, body, self._challenge, self._info, self._retry_after))
 
     # --- httptools ------------------------------------------------------------------------------
 
@@ -341,6 +345,8 @@ class _Wire(asyncio.Protocol):
             self._info = value
         elif name == b"www-authenticate":
             self._challenge = value
+        elif name == b"retry-after":
+            self._retry_after = value
 
     def on_headers_complete(self) -> None:
         self._has_head = True

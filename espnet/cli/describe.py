@@ -22,10 +22,11 @@ def describe(view: View, now: float) -> dict[str, Any]:
         "tags": list(device.tags),
         "state": state,
         "online": state in ("online", "late"),
-        "problem": problem_of(view) or mode_of(view) or None,
+        "problem": problem_of(view) or mode_of(view) or pace_of(view) or None,
         "access": access(view),
         "fault": msgspec.to_builtins(fault) if fault else None,
-        "interval_s": device.interval_s or (reading.interval_s if reading else None),
+        "interval_s": view.asked_s,
+        "slowed": slowed(view),
         "report_pins": list(device.report_pins),
         "dht22": dict(device.dht22),
         "adc": msgspec.to_builtins(device.adc),
@@ -86,6 +87,23 @@ def mode_of(view: View) -> str:
     if status is not None and status.safe_mode:
         return "is in safe mode: it died too often"
     return "tries a new version" if status is not None and status.trial else ""
+
+
+def slowed(view: View) -> dict[str, Any] | None:
+    """How much slower than asked a board that struggles is polled, and why; None where it is not."""
+    pace, asked_s = view.pace, view.asked_s
+    if pace is None or pace.factor == 1 or asked_s is None:
+        return None
+    every_s = pace.factor * asked_s
+    return {"factor": pace.factor, "every_s": every_s, "why": pace.why, "since": pace.since}
+
+
+def pace_of(view: View) -> str:
+    """The same as the end of a sentence; "" where it is polled as asked."""
+    found = slowed(view)
+    if found is None:
+        return ""
+    return f"is polled every {found['every_s']:g} s ({view.asked_s:g} s asked): {found['why']}"
 
 
 def is_denied(view: View) -> bool:

@@ -248,6 +248,7 @@ def _data(facts: Facts, found: list[Problem], code: int) -> dict[str, Any]:
             "denied": msgspec.to_builtins(devices.denied[:LISTED]),
             "safe_mode": devices.safe_mode[:LISTED],
             "trial": devices.trial[:LISTED],
+            "slowed": msgspec.to_builtins(devices.slowed[:LISTED]),
         },
         "update": msgspec.to_builtins(facts.update),
         "passwords": None if facts.passwords is None else _passwords_data(facts.passwords),

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from espnet import inputs, jobs
-from espnet.cli.describe import is_denied, problem_of
+from espnet.cli.describe import is_denied, pace_of, problem_of, slowed
 from espnet.cli.session import Session
 from espnet.errors import UsageError
 from espnet.model import (
@@ -144,6 +144,7 @@ def explained(session: Session, view: View, pin: int) -> tuple[dict[str, Any], s
         "lease": msgspec.to_builtins(lease) if lease else None,
         "safe": device.safe.get(pin, "low"),
         "denied": problem_of(view) if is_denied(view) else None,
+        "slowed": slowed(view),
     }
     return data, "\n".join(_screen(known, pin, data, decision))
 
@@ -199,6 +200,8 @@ def _screen(
         yield f"  lease        given by the last write; its safe level is {data['safe']}"
     else:
         yield f"  lease        none; its safe level is {data['safe']}"
+    if data["slowed"]:
+        yield f"  board        {pace_of(view)}"
     if view.fault is not None:
         yield f"  board        {view.fault.what}, since {known.local(view.fault.since)}"
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from espnet import outlets, server
-from espnet.cli.describe import access, is_denied, is_unclaimed, problem_of
+from espnet.cli.describe import access, is_denied, is_unclaimed, problem_of, slowed
 from espnet.cli.session import Session
 from espnet.config import shard_of
 from espnet.credential import Credential
@@ -65,6 +65,15 @@ class Lost(msgspec.Struct, frozen=True):
     age_s: float | None
 
 
+class Slowed(msgspec.Struct, frozen=True):
+    """A board that struggles: it is polled every ``every_s`` instead of ``asked_s`` seconds, and why."""
+
+    name: str
+    what: str
+    every_s: float
+    asked_s: float
+
+
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
     """The fleet by state, and its schedule: how many polls are overdue, the oldest by how much, the devices
     whose next date is further away than any interval, and those that have none.
@@ -72,8 +81,9 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     ``sensors`` are those that did not answer in the latest polls. ``open`` are the devices that everybody on
     their network can control; ``unclaimed`` say that they are open, though EspNet has a password for them;
     ``denied`` are those that do not take what EspNet has. ``versions`` counts the boards by what they run,
-    ``safe_mode`` are those that do nothing but serve, ``trial`` those whose version nobody has confirmed.
-    ``unserved`` are those of shards that no collector polls, by the shard, "" for none.
+    ``safe_mode`` are those that do nothing but serve, ``trial`` those whose version nobody has confirmed,
+    ``slowed`` those that are polled slower than asked. ``unserved`` are those of shards that no collector
+    polls, by the shard, "" for none.
     """
 
     total: int = 0
@@ -93,6 +103,7 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     safe_mode: tuple[str, ...] = ()
     trial: tuple[str, ...] = ()
     unserved: dict[str, tuple[str, ...]] = {}
+    slowed: tuple[Slowed, ...] = ()
 
 
 class Passwords(msgspec.Struct, frozen=True):
@@ -307,7 +318,7 @@ def _devices(
     for view in views:
         device, reading = view.device, view.reading
         date = schedule[device.id].at if device.id in schedule else None
-        every_s = device.interval_s or (reading.interval_s if reading else interval_s)
+        every_s = (view.asked_s or interval_s) * (view.pace.factor if view.pace else 1)
         if date is None:
             unscheduled.append(device.name)
         elif date - now > 2 * max(every_s, MAX_BACKOFF_S) + LOCK_S:
@@ -343,7 +354,15 @@ def _devices(
         safe_mode=tuple(safe_mode),
         trial=tuple(trial),
         unserved=unserved,
+        slowed=tuple(_slowed(views, now)),
     )
+
+
+def _slowed(views: list[View], now: float) -> Iterator[Slowed]:
+    for view in views:
+        found, asked_s = slowed(view), view.asked_s
+        if found is not None and asked_s is not None and view.state(now) != "offline":
+            yield Slowed(view.device.name, found["why"], found["every_s"], asked_s)
 
 
 def _update(store: Store) -> Update | None:

@@ -290,6 +290,17 @@ def _with_devices(facts: Facts) -> Iterator[Problem]:
             "for the next poll, so nobody polls them.",
             f"`espcli device {devices.unscheduled[0]} update` polls one now and gives it a date",
         )
+    if devices.slowed:
+        told = [
+            f"{one.name} ({one.what}; every {one.every_s:g} s, {one.asked_s:g} s asked)"
+            for one in devices.slowed[:NAMED]
+        ]
+        are = "board is" if len(devices.slowed) == 1 else "boards are"
+        yield _remark(
+            f"{len(devices.slowed):,} {are} polled slower than asked: {some(told, len(devices.slowed))}.",
+            "it ends by itself when they bear more; see who else asks them, read fewer sensors, or let them "
+            f"be asked less (`espcli device {devices.slowed[0].name} interval SECONDS`)",
+        )
     if devices.sensors:
         yield _remark(
             f"{amount_is(len(devices.sensors), 'sensor')} silent: {some(devices.sensors)}.",

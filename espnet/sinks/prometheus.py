@@ -168,6 +168,16 @@ def _of_readings(rows: list[_Row]) -> Iterator[Metric]:
         yield _metric("gauge", f"espnet_{name}", text, known)
     yield _metric(
         "gauge",
+        "espnet_poll_slowdown_ratio",
+        "How many times slower than asked a board that struggles is polled.",
+        (
+            (row.me, row.reading.pace.factor)
+            for row in rows
+            if row.reading.pace is not None and row.reading.pace.factor > 1
+        ),
+    )
+    yield _metric(
+        "gauge",
         "espnet_pin_level",
         "Level of a pin, 0 or 1.",
         (
