@@ -19,6 +19,8 @@ from espnet.simulator.state import PinState
 #: The free heap of a board that was just started, and what its other heap shows, in bytes.
 MEM_FREE = 26_000
 IDF_FREE, IDF_LARGEST = 52_828, 31_744
+#: What MicroPython raises when a sensor says nothing.
+_TIMED_OUT = (110, "ETIMEDOUT")
 
 
 class PinChange(NamedTuple):
@@ -144,7 +146,7 @@ class Chip:
 
     def _read_u16(self, pin: int) -> int:
         if self._sensor_fails(pin):
-            raise OSError(110)
+            raise OSError(*_TIMED_OUT)
         raw, noise = self._adc.get(pin, (0, 0))
         if noise:
             raw = min(max(raw + random.randint(-noise, noise), 0), 4095)
@@ -152,7 +154,7 @@ class Chip:
 
     def read_dht(self, pin: int) -> tuple[float, float]:
         if self._sensor_fails(pin) or pin not in self._dht:
-            raise OSError(110)
+            raise OSError(*_TIMED_OUT)
         return self._dht[pin]
 
     # The outside
@@ -186,7 +188,7 @@ class Chip:
         return dict(self._dht)
 
     def set_dht(self, pin: int, celsius: float, humidity: float) -> None:
-        self._dht[pin] = (round(celsius, 1), round(humidity, 1))
+        self._dht[pin] = (round(float(celsius), 1), round(float(humidity), 1))
 
     def unplug_dht(self, pin: int) -> None:
         self._dht.pop(pin, None)

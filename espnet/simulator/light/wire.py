@@ -114,9 +114,12 @@ class Wire(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        if not self._busy and self.doing not in (_LINGERING, _HANGING):
-            self._go_on()
-        return self._busy or not self.transport.is_closing()
+        if self._busy:
+            return True
+        if self.doing in (_LINGERING, _HANGING):
+            return False  # nobody waits for anything any more
+        self._go_on()
+        return not self.transport.is_closing()
 
     def pause_writing(self) -> None:
         self._begin(_SENDING, _SEND_S)
