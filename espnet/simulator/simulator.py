@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -175,7 +176,7 @@ class Simulator:
             self.boards.append(board)
             if self._serial:
                 self._connect(board)
-            server = control.ControlServer(board)
+            server = control.ControlServer(board.control, partial(control.handle, board))
             self._servers.append(server)
             await server.start()
 

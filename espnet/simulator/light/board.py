@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
 import socket
 import traceback
-from collections import deque
 from collections.abc import Callable, Coroutine
-from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from espnet.simulator import checks
 from espnet.simulator.checks import number
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.light.chip import MEM_FREE, Chip, PinChange
 from espnet.simulator.light.faults import Faults
-from espnet.simulator.light.program import SOURCES, Program
+from espnet.simulator.light.program import Program
 from espnet.simulator.light.wire import CONNECTIONS_MAX, LightRequest, Wire
+from espnet.simulator.light.world import Boots, Flash, World
 from espnet.simulator.state import CAUSES, PinState
 
 _WORDS = {"power": "power_on", "deepsleep": "deep_sleep"}
 #: Below it a board turns new clients away, until it has the second one (esp32/memory.py).
 _MEM_FLOOR, _MEM_ENOUGH = 6144, 8192
 _RESTART_S = 0.5
+
+_T = TypeVar("_T")
 
 
 class Keeper(Protocol):
@@ -46,21 +46,6 @@ class Keeper(Protocol):
     def booted(self, board: LightBoard) -> None: ...
 
 
-class _Clock:
-    """The firmware's clock: milliseconds since boot."""
-
-    __slots__ = ("_begin_s", "_now_s")
-
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s, self._begin_s = now_s, now_s()
-
-    def now_ms(self) -> int:
-        return int((self._now_s() - self._begin_s) * 1000)
-
-    def uptime_s(self) -> int:
-        return int(self._now_s() - self._begin_s)
-
-
 class LightBoard:
     """See the module. ``phase``: ``ready``, ``starting`` (after a reset) or ``off``.
 
@@ -69,44 +54,10 @@ class LightBoard:
     """
 
     __slots__ = (
-        "_auth",
-        "_boots_module",
-        "_calls",
-        "_calls_module",
-        "_clearing",
-        "_expiries",
-        "_files",
-        "_held",
-        "_keeper",
-        "_leases",
-        "_request",
-        "_resetting",
-        "_server",
-        "_short",
-        "_told",
-        "address",
-        "boots",
-        "busy",
-        "changes",
-        "chip",
-        "connections_ever",
-        "console",
-        "faults",
-        "id",
-        "latency_s",
-        "log",
-        "mem_free",
-        "most_connections",
-        "most_requests",
-        "now_s",
-        "number",
-        "on_request",
-        "phase",
-        "port",
-        "program",
-        "requests_ever",
-        "under_way",
-        "wires",
+        "_changes", "_clearing", "_expiries", "_flash", "_held", "_keeper", "_log", "_most", "_request",
+        "_resetting", "_server", "_short", "_world", "address", "boots", "busy", "chip", "connections_ever",
+        "console", "faults", "id", "latency_s", "mem_free", "most_connections", "most_requests", "now_s",
+        "number", "on_request", "phase", "port", "program", "requests_ever", "under_way", "wires",
     )  # fmt: skip
 
     def __init__(
@@ -122,8 +73,9 @@ class LightBoard:
         self.chip = Chip(program, board_id, self._note_pin, self._sensor_fails)
         self.faults = Faults()
         self.wires: list[Wire] = []
-        self.log: deque[LightRequest] = deque(maxlen=log)
-        self.changes: deque[PinChange] = deque(maxlen=log)
+        self._most = log
+        self._log: list[LightRequest] = []
+        self._changes: list[PinChange] = []
         self.requests_ever = self.connections_ever = 0
         self.under_way = self.most_requests = self.most_connections = 0
         self.latency_s = 0.0
@@ -131,117 +83,32 @@ class LightBoard:
         self.busy = False
         self.on_request: Callable[[LightBoard], None] | None = None
         self.console = ""
-        self._files: dict[str, Any] = {}  # the board's flash
+        self._flash = Flash()
+        self._world: World = None  # type: ignore[assignment]
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._server: asyncio.Server | None = None
         self._short = False
         self._request: LightRequest | None = None
-        self._told = 0
-
-    # The firmware: what its modules import
-
-    def find(self, name: str) -> Any:
-        """The module that an import of this board's firmware means."""
-        if name == "hardware":
-            return self.chip
-        if name == "auth":
-            return self._auth
-        if name == "calls":
-            return self._calls_module
-        if name == "boots":
-            return self._boots_module
-        if name in ("flash", "settings", "wifi", "rarely", "os", "socket"):
-            return getattr(self, f"_{name}")()
-        return self.program.shared(name)
-
-    def _flash(self) -> Any:
-        files = self._files
-
-        def load(name: str, default: Any) -> Any:
-            found = files.get(name, default)
-            return found if isinstance(found, type(default)) else default
-
-        return SimpleNamespace(load=load, save=files.__setitem__)
-
-    def _os(self) -> Any:
-        return SimpleNamespace(urandom=os.urandom, listdir=lambda: list(self._files))
-
-    def _settings(self) -> Any:
-        def get(field: str, default: Any = None, of: Any = None) -> Any:
-            return default
-
-        return SimpleNamespace(name="", safe={}, notices=[], get=get)
-
-    def _wifi(self) -> Any:
-        status: dict[str, Any] = {"ssid": None, "address": "", "failed": {}, "ap": None}
-        return SimpleNamespace(radio=None, status=lambda: status)
-
-    def _rarely(self) -> Any:
-        return SimpleNamespace(need=self._need, once=self._need)
-
-    def _need(self, name: str) -> Any:
-        if name == "bodies":
-            return self.program.shared(name)
-        if name not in SOURCES:
-            raise self.program.refusal(501, f"a light board has no {name}; see docs/simulator.md")
-        return self.program.run(name, self.find)
-
-    def _socket(self) -> Any:
-        """For beacon.py, which sends one datagram."""
-        port = b'"port":%d' % self.port
-
-        def sendto(data: bytes, address: Any) -> None:
-            self._keeper.beacon(data.replace(b'"port":80', port))
-
-        def nothing(*_: Any) -> None:
-            pass
-
-        def make(*_: Any) -> Any:
-            return SimpleNamespace(
-                setblocking=nothing, setsockopt=nothing, sendto=sendto, close=nothing
-            )
-
-        def getaddrinfo(host: str, port: int) -> Any:
-            return [[(host, port)]]
-
-        return SimpleNamespace(
-            socket=make,
-            getaddrinfo=getaddrinfo,
-            AF_INET=2,
-            SOCK_DGRAM=2,
-            SOL_SOCKET=1,
-            SO_BROADCAST=6,
-        )
 
     def send_beacon(self) -> None:
         """Tells everybody where the board is, as it does once a minute."""
         if self.phase == "ready":
-            self.program.run("beacon", self.find).send(self._calls, "127.0.0.1")
+            self._world.send_beacon(self._keeper.beacon, self.port)
+
+    def free(self) -> int:
+        """What the firmware asks its memory."""
+        return self.mem_free
 
     # Power
 
     def boot(self, cause: str) -> None:
-        """Loads the firmware and listens."""
+        """Loads the firmware."""
         self.chip.reset(_WORDS.get(cause, cause))
         self.boots += 1
-        clock = _Clock(self.now_s)
-        leases = self._leases = self.program.shared("leases").Leases(clock, self._end_lease)
-        admit = leases.admit
-
-        def noted(fence: int) -> bool:
-            self._told = fence
-            return bool(admit(fence))
-
-        leases.admit = noted
-        self._boots_module = SimpleNamespace(
-            slot="a", build=self.program.build, count=self.boots, minutes=0, trial=False, safe=False,
-            restarting=False, record=dict, forgive=int, restart=self._restart,
-        )  # fmt: skip
-        self._auth = self.program.run("auth", self.find)
-        self._auth.clock = clock
-        memory = SimpleNamespace(free=lambda: self.mem_free)
-        self._calls_module = self.program.run("calls", self.find)
-        self._calls = self._calls_module.Calls(clock, leases, memory)
+        boots = Boots(self.program.build, self.boots, self._restart)
+        self._world = World(
+            self.program, self.chip, self._flash, boots, self.now_s, self, self._end_lease
+        )
         self.phase = "ready"
 
     def reserve(self, port: int) -> None:
@@ -283,10 +150,13 @@ class LightBoard:
                 pass
         raise SimulatorError(f"Board {self.id} lost its port {self.port}; start the fleet anew.")
 
-    async def reset(self, cause: str = "hard") -> None:
-        """Resets the board; returns when it answers again, or is to wait for that (`Keeper.boot_s`)."""
+    async def reset(self, cause: str = "hard", *, wait: bool = True) -> None:
+        """Resets the board, which is away for the fleet's ``boot_s``; with ``wait`` until it answers."""
         if cause not in CAUSES:
             raise SimulatorError(f"{cause!r} is no reset; there are {', '.join(CAUSES)}.")
+        if not wait:
+            self.reset_soon(cause)
+            return
         self._hang_up()
         if self._keeper.boot_s:
             self.phase = "starting"
@@ -324,7 +194,6 @@ class LightBoard:
             wire.transport.abort()
 
     def _restart(self) -> None:
-        self._boots_module.restarting = True
         self.reset_soon(after_s=_RESTART_S)
 
     def end(self) -> None:
@@ -380,30 +249,35 @@ class LightBoard:
             peer,
         )
         self.requests_ever += 1
-        self.log.append(entry)
+        _keep(self._log, entry, self._most)
         return entry
 
     def start(self, request: Any) -> Coroutine[Any, Any, Any]:
         """The firmware's call for a request that may be carried out; raises its refusal."""
+        self.enter()
         access, handler = self._route(request)
-        self._auth.admit(request, access)
+        self._world.auth.admit(request, access)
         return handler(request)  # type: ignore[no-any-return]
+
+    def enter(self) -> None:
+        """From now on it is this board's request that is carried out."""
+        self._world.enter()
 
     def begin(self, entry: LightRequest) -> None:
         """From here to `finish` what happens is because of this request."""
-        self._request, self._told = entry, 0
+        self._request = entry
 
     def finish(self) -> int:
         """The fence that the request carried."""
         entry, self._request = self._request, None
         if entry is not None and entry.method == "POST":
             self._keeper.leased.add(self)
-        return self._told
+        return self._world.told
 
     def _route(self, request: Any) -> Any:
         """(access, handler), or the 404 or 405 that the table implies: as web.py has it."""
         allowed = []
-        for method, path, access, handler in self._calls.routes:
+        for method, path, access, handler in self._world.calls.routes:
             if path == request.path:
                 if method == request.method:
                     return access, handler
@@ -412,7 +286,7 @@ class LightBoard:
             names = ", ".join(allowed)
             error = f"this call understands {names} only"
             raise self.program.refusal(405, error, None, f"Allow: {names}\r\n")
-        calls = ", ".join(path.decode() for _, path, _, _ in self._calls.routes)
+        calls = ", ".join(path.decode() for _, path, _, _ in self._world.calls.routes)
         raise self.program.refusal(404, f"there is no such call; there are {calls}")
 
     def failed(self, error: Exception) -> None:
@@ -421,18 +295,18 @@ class LightBoard:
         self.console = (self.console + said)[-8192:]
 
     def expire_leases(self) -> None:
-        self._leases.expire()
+        self._world.leases.expire()
 
     @property
     def has_leases(self) -> bool:
-        return bool(self._leases.json() != "{}")
+        return bool(self._world.leases.json() != "{}")
 
     def _end_lease(self, pin: int, level: int) -> None:
         self.chip.drive(pin, level, "lease")
 
     def _note_pin(self, pin: int, level: int, why: str) -> None:
         number = self._request.number if self._request is not None else None
-        self.changes.append(PinChange(self.now_s(), pin, level, why, number))
+        _keep(self._changes, PinChange(self.now_s(), pin, level, why, number), self._most)
 
     def _sensor_fails(self, pin: int) -> bool:
         return self.faults.of_sensor(pin) is not None
@@ -500,17 +374,21 @@ class LightBoard:
 
     def requests(self, since: int = 0) -> list[LightRequest]:
         """What the board was asked, oldest first, as it is now."""
-        return [copy.copy(entry) for entry in self.log if entry.number >= since]
+        return [copy.copy(entry) for entry in self._log[-self._most :] if entry.number >= since]
+
+    def changes(self) -> list[PinChange]:
+        """The levels that the board changed, oldest first."""
+        return self._changes[-self._most :]
 
     def forget(self) -> None:
         """Empties the log, and begins anew with what was the most ever."""
-        self.log.clear()
-        self.changes.clear()
+        self._log.clear()
+        self._changes.clear()
         self.most_requests, self.most_connections = self.under_way, len(self.wires)
 
     def unclaim(self) -> None:
         """Makes a claimed board open from its next boot on, as a USB cable does."""
-        self._files.pop("claim.json", None)
+        self._flash.files.pop("claim.json", None)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -528,6 +406,13 @@ class LightBoard:
             "most_connections": self.most_connections,
             "most_requests": self.most_requests,
         }
+
+
+def _keep(log: list[_T], item: _T, most: int) -> None:
+    """Adds to a log of which the last ``most`` count. (An empty deque takes ten times an empty list.)"""
+    log.append(item)
+    if len(log) >= 2 * most:
+        del log[:-most]
 
 
 class _Outside:

@@ -24,9 +24,11 @@ from typing import Any, TypeVar
 
 from espnet import firmware as firmwares
 from espnet.clock import Clock, SystemClock
+from espnet.simulator.control import ControlServer
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.light.board import LightBoard
 from espnet.simulator.light.chip import PinChange
+from espnet.simulator.light.control import LightControl
 from espnet.simulator.light.program import Program
 from espnet.simulator.light.wire import LightRequest, Wire
 from espnet.simulator.limits import need_files
@@ -50,6 +52,7 @@ class LightSimulator:
     ``log``: how many requests and pin changes each board remembers. ``boot_s``: how long a board is away
     after a reset. ``port``: the first board's, the others follow; None: free ones. ``beacon_port``: where on
     127.255.255.255 beacons go, None: nowhere. ``first``: how many boards of the seed are left out before.
+    ``control``: the path of the fleet's control socket, "" for none.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class LightSimulator:
         clock: Clock | None = None,
         on_ready: Callable[[LightBoard], None] | None = None,
         on_event: Callable[[LightBoard, str, str], None] | None = None,
+        control: str = "",
     ) -> None:
         if not 1 <= count <= MOST:
             raise SimulatorError(f"{count} light boards are not possible; ask for 1 to {MOST}.")
@@ -80,6 +84,8 @@ class LightSimulator:
         self.leased: set[LightBoard] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._beacons: socket.socket | None = None
+        self._control_path = control
+        self._control: ControlServer | None = None
 
     def now_s(self) -> float:
         return self._clock.now()
@@ -107,6 +113,11 @@ class LightSimulator:
                 if number % 100 == 99:
                     await asyncio.sleep(0)
             self._tasks.append(asyncio.create_task(self._tick()))
+            if self._control_path:
+                wall_s = self._clock.now() - self._clock.monotonic()
+                answers = LightControl(self.boards, wall_s)
+                self._control = ControlServer(Path(self._control_path), answers.answer)
+                await self._control.start()
             if self._beacon_port is not None:
                 self._beacons = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 self._beacons.setblocking(False)
@@ -123,6 +134,8 @@ class LightSimulator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        if self._control is not None:
+            await self._control.stop()
         for board in self.boards:
             board.end()
         if self._beacons is not None:
@@ -204,7 +217,7 @@ class LightHandle:
     @property
     def changes(self) -> list[PinChange]:
         """The levels that the board changed, oldest first (the last ``log``)."""
-        return self._fleet.call(lambda: list(self._board.changes))
+        return self._fleet.call(self._board.changes)
 
     def forget_requests(self) -> None:
         self._fleet.call(self._board.forget)

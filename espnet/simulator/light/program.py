@@ -1,10 +1,10 @@
 """The firmware's own modules, run by CPython: what light boards understand and answer comes from `esp32/`.
 
-Each source is compiled once. What keeps nothing (``http1``, ``fields``, ``bodies``, ``leases`` …) runs once
-for all boards; ``auth`` and ``calls`` keep what belongs to one board, so each board runs its own, and what
-is loaded when it is asked for (``claim``, ``measure``, ``details``, ``beacon``) runs anew each time. The
-modules that touch the chip, the flash or the network are replaced by the board (`board.py`); MicroPython's
-own by the few names of them that the firmware uses.
+Each source is compiled once. What keeps nothing (``http1``, ``fields``, ``bodies``, ``leases``, ``calls`` …)
+runs once for all boards; ``auth`` keeps what belongs to one board, so each board runs its own, and what is
+loaded when it is asked for (``claim``, ``measure``, ``details``, ``beacon``) runs anew each time. The modules
+that touch the chip, the flash or the network are replaced by the board's `World`; MicroPython's own by the
+few names of them that the firmware uses.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 from espnet.simulator.errors import SimulatorError
 
 #: What runs once for all boards.
-_SHARED = ("http1", "fields", "bodies", "leases", "version")
+_SHARED = ("http1", "fields", "bodies", "leases", "version", "calls")
 #: All that light boards run. What else of the firmware is asked for is refused.
-SOURCES = (*_SHARED, "hardware", "auth", "calls", "claim", "measure", "details", "beacon")
+SOURCES = (*_SHARED, "hardware", "auth", "claim", "measure", "details", "beacon")
 
 #: Says which module an import means; it lies in the namespace of every module that runs here.
 Find = Callable[[str], Any]
@@ -40,6 +40,16 @@ def _silent(*_: Any) -> None:
 
 
 _BUILTINS = {**vars(builtins), "__import__": _import, "print": _silent}
+
+
+class _Current:
+    """A module of the board whose request is being carried out."""
+
+    def __init__(self, program: Program, name: str) -> None:
+        self._program, self._name = program, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(self._program.current, self._name), name)
 
 
 def _dumps(value: Any) -> str:
@@ -79,6 +89,10 @@ class Program:
             # web.py itself speaks to sockets; wire.py does that here.
             "web": SimpleNamespace(PUBLIC="public", READ="read", CONTROL="control"),
         }
+        #: The `World` of the board whose request is being carried out.
+        self.current: Any = None
+        for name in ("auth", "boots", "flash", "hardware", "os", "rarely"):
+            self._modules[name] = _Current(self, name)
         for name in _SHARED:
             self._modules[name] = self.run(name, self.shared)
         http1 = self._modules["http1"]

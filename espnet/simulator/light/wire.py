@@ -317,6 +317,7 @@ class Wire(asyncio.Protocol):
     async def _measure(self, work: Coroutine[Any, Any, Any]) -> None:
         board = self._board
         try:
+            board.enter()
             reply = await work
         except board.program.refusal as refusal:
             self._work, self._busy = None, False
