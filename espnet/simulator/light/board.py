@@ -111,12 +111,18 @@ class LightBoard:
         )
         self.phase = "ready"
 
-    def reserve(self, port: int) -> None:
-        """Binds the board's port without listening, so that no other program gets it; 0: any."""
+    def reserve(self, port: int, *, again: bool = False) -> None:
+        """Binds the board's port without listening, so that no other program gets it; 0: any.
+
+        ``again``: it was ours, and old connections may still be about.
+        """
         held = socket.socket()
         try:
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Set before, it would let two fleets that have not listened yet bind the same port.
+            if again:
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.bind(("127.0.0.1", port))
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         except OSError:
             held.close()
             raise
@@ -144,7 +150,7 @@ class LightBoard:
         for _ in range(100):
             await asyncio.sleep(0)  # the loop closes the socket a little later
             try:
-                self.reserve(self.port)
+                self.reserve(self.port, again=True)
                 return
             except OSError:
                 pass

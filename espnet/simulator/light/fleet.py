@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import errno
+import random
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -38,6 +40,7 @@ from espnet.simulator.state import PinState
 _T = TypeVar("_T")
 
 MOST = 10_000
+_PORTS = range(16_384, 32_768)
 _TICK_S = 0.5
 _BEACON_S = 60.0
 #: After so many ticks it is looked at who has leases at all.
@@ -84,6 +87,7 @@ class LightSimulator:
         self.leased: set[LightBoard] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._beacons: socket.socket | None = None
+        self._next_port = random.randrange(len(_PORTS))
         self._control_path = control
         self._control: ControlServer | None = None
 
@@ -100,7 +104,7 @@ class LightSimulator:
                 board = LightBoard(number, board_id, program, self, self._log)
                 self.boards.append(board)
                 try:
-                    board.reserve(0 if self._port is None else self._port + number)
+                    self._reserve(board)
                 except OSError as e:
                     raise SimulatorError(
                         f"Board {number + 1} of {self._count} can have no port of 127.0.0.1 "
@@ -127,6 +131,25 @@ class LightSimulator:
         except BaseException:
             await self.stop()
             raise
+
+    def _reserve(self, board: LightBoard) -> None:
+        """Binds a board's port; raises OSError.
+
+        Free ones are looked for below those that the system gives to clients: thousands of boards among them
+        would make every new connection of this machine search for long.
+        """
+        if self._port is not None:
+            board.reserve(self._port + board.number)
+            return
+        for _ in range(len(_PORTS)):
+            self._next_port = (self._next_port + 1) % len(_PORTS)
+            try:
+                board.reserve(_PORTS[self._next_port])
+                return
+            except OSError as e:
+                if e.errno != errno.EADDRINUSE:
+                    raise
+        board.reserve(0)
 
     async def stop(self) -> None:
         """Closes every port and connection. Any number of times."""
