@@ -17,7 +17,7 @@ no Wi-Fi and no files: no updates, no settings, no page. `docs/simulator.md` has
 
 from espnet.simulator.light.board import LightBoard
 from espnet.simulator.light.chip import PinChange
-from espnet.simulator.light.fleet import LightFleet, LightHandle, LightSimulator
+from espnet.simulator.light.fleet import LightFleet, LightHandle, LightSimulator, new_loop
 from espnet.simulator.light.wire import LightRequest
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "LightRequest",
     "LightSimulator",
     "PinChange",
+    "new_loop",
 ]

@@ -17,15 +17,17 @@ import atexit
 import contextlib
 import errno
 import random
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from espnet import firmware as firmwares
 from espnet.clock import Clock, SystemClock
+from espnet.simulator import flash
 from espnet.simulator.control import ControlServer
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.light.board import LightBoard
@@ -45,8 +47,8 @@ _TICK_S = 0.5
 _BEACON_S = 60.0
 #: After so many ticks it is looked at who has leases at all.
 _SIFT_TICKS = 20
-#: Files that are open beside the boards' own.
-_OTHER_FILES = 64
+#: Open files of a board: its port, and who polls it; and those that are open besides.
+FILES_EACH, OTHER_FILES = 2, 64
 
 
 class LightSimulator:
@@ -55,7 +57,7 @@ class LightSimulator:
     ``log``: how many requests and pin changes each board remembers. ``boot_s``: how long a board is away
     after a reset. ``port``: the first board's, the others follow; None: free ones. ``beacon_port``: where on
     127.255.255.255 beacons go, None: nowhere. ``first``: how many boards of the seed are left out before.
-    ``control``: the path of the fleet's control socket, "" for none.
+    ``with_control``: there is a control socket for all boards, at ``control``.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class LightSimulator:
         clock: Clock | None = None,
         on_ready: Callable[[LightBoard], None] | None = None,
         on_event: Callable[[LightBoard, str, str], None] | None = None,
-        control: str = "",
+        with_control: bool = False,
     ) -> None:
         if not 1 <= count <= MOST:
             raise SimulatorError(f"{count} light boards are not possible; ask for 1 to {MOST}.")
@@ -88,15 +90,18 @@ class LightSimulator:
         self._tasks: list[asyncio.Task[None]] = []
         self._beacons: socket.socket | None = None
         self._next_port = random.randrange(len(_PORTS))
-        self._control_path = control
+        self._with_control = with_control
+        self.control = ""
         self._control: ControlServer | None = None
+        self._runtime: Path | None = None
+        self._lock: IO[str] | None = None
 
     def now_s(self) -> float:
         return self._clock.now()
 
     async def start(self) -> None:
         """Opens every board's port."""
-        need_files(2 * self._count + _OTHER_FILES, f"{self._count} light boards")
+        need_files(FILES_EACH * self._count + OTHER_FILES, f"{self._count:,} light boards")
         program = Program(self._firmware or firmwares.find(), self.monotonic_s)
         try:
             ids = board_ids(self._seed, self._first + self._count)[self._first :]
@@ -112,22 +117,26 @@ class LightSimulator:
                     ) from e
                 board.boot("power")
                 await board.listen()
-                if self._on_ready is not None:
-                    self._on_ready(board)
                 if number % 100 == 99:
                     await asyncio.sleep(0)
             self._tasks.append(asyncio.create_task(self._tick()))
-            if self._control_path:
+            if self._with_control:
+                self._runtime, self._lock = flash.runtime_folder(0)
                 wall_s = self._clock.now() - self._clock.monotonic()
                 answers = LightControl(self.boards, wall_s)
-                self._control = ControlServer(Path(self._control_path), answers.answer)
+                path = self._runtime / "boards.sock"
+                self._control = ControlServer(path, answers.answer)
                 await self._control.start()
+                self.control = str(path)
             if self._beacon_port is not None:
                 self._beacons = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 self._beacons.setblocking(False)
                 self._beacons.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
                 self._beacons.bind(("127.0.0.1", 0))
                 self._tasks.append(asyncio.create_task(self._tell()))
+            if self._on_ready is not None:
+                for board in self.boards:
+                    self._on_ready(board)
         except BaseException:
             await self.stop()
             raise
@@ -159,6 +168,11 @@ class LightSimulator:
         self._tasks.clear()
         if self._control is not None:
             await self._control.stop()
+        if self._runtime is not None:
+            shutil.rmtree(self._runtime, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._control = self._runtime = self._lock = None
         for board in self.boards:
             board.end()
         if self._beacons is not None:
