@@ -285,7 +285,7 @@ def test_a_board_may_be_slow_short_of_memory_or_busy(board: LightHandle) -> None
     """Latency is time under way; too little memory turns new clients away; busy ones get 503."""
     board.set(latency_s=0.2)
     assert ask(board, "GET", "/").status == 200
-    assert (board.requests[-1].answered_s or 0) >= 0.2
+    assert (board.requests[-1].answered_s or 0) > 0.19  # timers are that coarse
     board.set(latency_s=0, mem_free=5000)
     answer = ask(board, "GET", "/")
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
