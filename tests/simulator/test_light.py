@@ -300,6 +300,24 @@ def test_a_board_may_be_slow_short_of_memory_or_busy(board: LightHandle) -> None
             board.set(**wrong)
 
 
+def test_what_is_under_way_is_carried_out_though_its_client_goes(board: LightHandle) -> None:
+    """A board notices nothing before it answers; a reset ends it all."""
+    board.set(latency_s=0.8)
+    for resets in (False, True):
+        with connect(board) as client:
+            client.sendall(b"POST /gpio HTTP/1.1\r\nContent-Length: 13\r\n\r\npin=4&value=1")
+            until(lambda: board._board.under_way == 1)
+        assert (board.pin(4).level, board._board.under_way) == (0, 1)
+        if resets:
+            board.reset()
+            assert board._board.under_way == 0
+            assert ask(board, "GET", "/").json["gpio"]["4"] == 0
+        else:
+            until(lambda: board.pin(4).level == 1)
+            assert (board.requests[-1].status, board._board.under_way) == (200, 0)
+            board.reset()
+
+
 def test_a_script_decides_how_a_board_bears_its_load(board: LightHandle) -> None:
     """What is called before each request may change how the board is."""
 

@@ -55,8 +55,8 @@ class LightBoard:
 
     __slots__ = (
         "_changes", "_clearing", "_expiries", "_flash", "_held", "_keeper", "_log", "_most", "_request",
-        "_resetting", "_server", "_short", "_world", "address", "boots", "busy", "chip", "connections_ever",
-        "console", "faults", "id", "latency_s", "mem_free", "most_connections", "most_requests", "now_s",
+        "_resets", "_resetting", "_server", "_short", "_world", "address", "boots", "busy", "chip",
+        "connections_ever", "console", "faults", "id", "latency_s", "mem_free", "most_connections", "most_requests", "now_s",
         "number", "on_request", "phase", "port", "program", "requests_ever", "under_way", "wires",
     )  # fmt: skip
 
@@ -83,6 +83,7 @@ class LightBoard:
         self.busy = False
         self.on_request: Callable[[LightBoard], None] | None = None
         self.console = ""
+        self._resets = 0
         self._flash = Flash()
         self._world: World = None  # type: ignore[assignment]
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -164,12 +165,14 @@ class LightBoard:
             self.reset_soon(cause)
             return
         self._hang_up()
+        self._resets += 1
         if self._keeper.boot_s:
+            mine = self._resets
             self.phase = "starting"
             await self.close()
             await asyncio.sleep(self._keeper.boot_s)
-            if self.phase != "starting":
-                return  # somebody switched it off
+            if self.phase != "starting" or self._resets != mine:
+                return  # it was switched off, or reset once more, meanwhile
         self.boot(cause)
         await self.listen()
         self._keeper.booted(self)
@@ -197,7 +200,7 @@ class LightBoard:
 
     def _hang_up(self) -> None:
         for wire in list(self.wires):
-            wire.transport.abort()
+            wire.cut_off()
 
     def _restart(self) -> None:
         self.reset_soon(after_s=_RESTART_S)

@@ -104,13 +104,26 @@ class Wire(asyncio.Protocol):
             self._linger()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end_entry()
+        if self.entry is not None and self.entry.ended_s is None:
+            self.entry.ended_s = self._board.now_s()
+        # What is late or takes long is carried out all the same: no board notices before it answers.
+        if not self._busy or self._began_s is None:
+            self._give_way()
+        self._board.let_out(self)
+
+    def _give_way(self) -> None:
+        """Ends what is under way here."""
+        if self._work is not None:
+            self._work.cancel()
+        self._work, self._busy = None, False
         if self._began_s is not None:
             self._board.under_way -= 1
             self._began_s = None
-        if isinstance(self._work, asyncio.TimerHandle) and self._fault is not None:
-            self._work.cancel()  # a slow answer; what is only late is carried out
-        self._board.let_out(self)
+
+    def cut_off(self) -> None:
+        """The board is reset, or loses its power: nothing that is under way goes on."""
+        self._give_way()
+        self.transport.abort()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -152,8 +165,7 @@ class Wire(asyncio.Protocol):
             self.transport.abort()
         else:
             self.transport.close()
-        if isinstance(self._work, asyncio.Task):
-            self._work.cancel()
+        self._give_way()
         self.deadline_s = _NEVER_S
 
     # Requests coming in
@@ -373,9 +385,9 @@ class Wire(asyncio.Protocol):
             self._began_s = None
 
     def _end_entry(self) -> None:
-        if self.entry is not None:
+        if self.entry is not None and self.entry.ended_s is None:
             self.entry.ended_s = self._board.now_s()
-            self.entry = None
+        self.entry = None
 
     def _send(self, data: bytes, close: bool) -> None:
         """Sends an answer, spoilt if a fault says so, and makes ready for the next request."""
@@ -428,4 +440,5 @@ class Wire(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        return self.doing == _IDLE
+        """Whether the board has nothing to do here: whoever waits in vain, it has answered."""
+        return self.doing == _IDLE or (self.doing == _HANGING and not self._busy)
