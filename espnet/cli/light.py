@@ -14,7 +14,7 @@ from typing import Any
 
 from espnet.simulator import SimulatorError
 from espnet.simulator.light import LightBoard, LightSimulator, new_loop
-from espnet.simulator.light.fleet import FILES_EACH, OTHER_FILES
+from espnet.simulator.light.simulator import FILES_EACH, OTHER_FILES
 from espnet.simulator.limits import most_files
 
 #: How many requests and pin changes a board remembers: a few, for there are thousands of boards.

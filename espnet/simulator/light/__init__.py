@@ -2,11 +2,13 @@
 
 ::
 
-    fleet      many boards in one event loop; the same for programs without one
+    fleet      the same for programs without an event loop
+      │
+    simulator  many boards in one event loop ── control   one socket for all
       │
     board      one board: its calls, faults, power, notebook
       │  └── wire      one connection: HTTP/1.1 over asyncio's transports
-    chip       what the firmware takes for its chip; pins, sensors
+    world      what one board's firmware imports ── chip   its pins and sensors
       │
     program    the firmware's modules, compiled for CPython
     faults     which fault a request meets, and what it does to the answer
@@ -17,7 +19,8 @@ no Wi-Fi and no files: no updates, no settings, no page. `docs/simulator.md` has
 
 from espnet.simulator.light.board import LightBoard
 from espnet.simulator.light.chip import PinChange
-from espnet.simulator.light.fleet import LightFleet, LightHandle, LightSimulator, new_loop
+from espnet.simulator.light.fleet import LightFleet, LightHandle
+from espnet.simulator.light.simulator import LightSimulator, new_loop
 from espnet.simulator.light.wire import LightRequest
 
 __all__ = [
