@@ -57,8 +57,8 @@ class LightBoard:
         "_changes", "_clearing", "_expiries", "_flash", "_held", "_keeper", "_log", "_most", "_request",
         "_resets", "_resetting", "_server", "_short", "_world", "address", "boots", "busy", "chip",
         "connections_ever", "console", "faults", "id", "latency_s", "mem_free", "most_connections",
-        "most_requests", "now_s", "number", "on_request", "phase", "port", "program", "requests_ever", "under_way",
-        "wires",
+        "most_requests", "now_s", "number", "on_request", "phase", "port", "program", "requests_ever",
+        "under_way", "wires",
     )  # fmt: skip
 
     def __init__(
