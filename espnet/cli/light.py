@@ -6,6 +6,7 @@ are forked, each with its share of the boards and a control socket of its own; t
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import socket
@@ -30,9 +31,14 @@ def run_light(
     firsts = [count * share // shares for share in range(shares + 1)]
     share, children, others = _fork(shares)
     first, end = firsts[share], firsts[share + 1]
+    told: list[bytes] = []
 
     def ready(board: LightBoard) -> None:
-        emit({"id": board.id, "address": board.address, "control": simulator.control})
+        found = {"id": board.id, "address": board.address, "control": simulator.control}
+        if share:
+            told.append(json.dumps(found).encode() + b"\n")  # for the first one, which prints them
+        else:
+            emit(found)
 
     simulator = LightSimulator(
         end - first,
@@ -45,7 +51,7 @@ def run_light(
     )
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(_until_stopped(simulator, others))
+            runner.run(_until_stopped(simulator, others, told, emit))
     finally:
         for pid in children:
             os.kill(pid, signal.SIGTERM)  # it was not waited for yet, so it is no stranger
@@ -73,7 +79,13 @@ def _fork(shares: int) -> tuple[int, list[int], list[socket.socket]]:
     return 0, children, others
 
 
-async def _until_stopped(simulator: LightSimulator, others: list[socket.socket]) -> None:
+async def _until_stopped(
+    simulator: LightSimulator,
+    others: list[socket.socket],
+    told: list[bytes],
+    emit: Callable[[Mapping[str, Any]], None],
+) -> None:
+    """Tells the first process of the boards in ``told``, and ``emit`` of those that the others tell of."""
     work, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert work is not None
     why: list[str] = []
@@ -84,14 +96,33 @@ async def _until_stopped(simulator: LightSimulator, others: list[socket.socket])
             loop.remove_reader(other)
         work.cancel()
 
+    rests = dict.fromkeys(others, b"")
+
+    def hear(other: socket.socket) -> None:
+        try:
+            data = other.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            stop("lost")
+            return
+        *lines, rests[other] = (rests[other] + data).split(b"\n")
+        for line in lines:
+            emit(json.loads(line))
+
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, "asked")
     for other in others:
-        loop.add_reader(other, stop, "lost")
+        other.setblocking(False)
+        loop.add_reader(other, hear, other)
     try:
         async with simulator:
             gc.collect()
             gc.freeze()  # what boards are made of stays: to look through it again would take long
+            if told:
+                await loop.sock_sendall(others[0], b"".join(told))
             await loop.create_future()
     except asyncio.CancelledError:
         if why[:1] == ["lost"]:
