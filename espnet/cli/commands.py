@@ -94,27 +94,6 @@ class Commands(SampleWords, SealWords, UpdateWords):
         )
 
     @verb
-    def register_all(self, file: str, *, tag: str = "") -> Report:
-        """Adds every board that FILE lists to the fleet, and claims it.
-
-        As `register` does, one after another; a board that does not answer costs nobody else. What is
-        registered already is left as it is, so the command may be repeated. For boards in the same
-        network `espcli discover --register` needs no list.
-
-        FILE    a board a line: ADDRESS, or ADDRESS NAME, or JSON as `espcli simulate --json` prints it;
-                lines that begin with # say nothing; /dev/stdin is what another program prints. Without
-                a name a board is espnet- and the last six digits of its id. Exit code 1 if a board
-                could not be added
-        --tag   a tag for each of those that are new, such as room=attic; several with commas between
-
-        Example: espcli register_all boards.txt --tag site=farm
-        """
-        from espnet.cli import enroll
-
-        tags = parse.tags(tag.replace("=", ":")) if tag else ()
-        return enroll.register_all(self._session, enroll.read(file), tags)
-
-    @verb
     def unregister(self, name: str, *, forget: bool = False) -> Shown:
         """Forgets a device with everything that was stored of it.
 
@@ -158,6 +137,27 @@ class Commands(SampleWords, SealWords, UpdateWords):
             raise UsageError("--tag is for those that are registered: add --register.")
         tags = parse.tags(tag.replace("=", ":")) if tag else ()
         return discover(self._session, seconds=wait_s, register=bool(register), tags=tags)
+
+    @verb
+    def register_all(self, file: str, *, tag: str = "") -> Report:
+        """Adds every board that FILE lists to the fleet, and claims it.
+
+        As `register` does, one after another; a board that does not answer costs nobody else. What is
+        registered already is left as it is, so the command may be repeated. For boards in the same
+        network `espcli discover --register` needs no list.
+
+        FILE    a board a line: ADDRESS, or ADDRESS NAME, or JSON as `espcli simulate --json` prints it;
+                lines that begin with # say nothing; /dev/stdin is what another program prints. Without
+                a name a board is espnet- and the last six digits of its id. Exit code 1 if a board
+                could not be added
+        --tag   a tag for each of those that are new, such as room=attic; several with commas between
+
+        Example: espcli register_all boards.txt --tag site=farm
+        """
+        from espnet.cli import enroll
+
+        tags = parse.tags(tag.replace("=", ":")) if tag else ()
+        return enroll.register_all(self._session, enroll.read(file), tags)
 
     @verb
     def rename(self, name: str, new_name: str) -> Shown:

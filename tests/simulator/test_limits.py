@@ -26,7 +26,7 @@ def test_memory_that_is_not_there_is_told() -> None:
 
 def test_processes_that_no_machine_has_are_told() -> None:
     """More than the largest number of a process."""
-    with pytest.raises(SimulatorError, match="pid_max|TasksMax|ulimit -Hu"):
+    with pytest.raises(SimulatorError, match=r"pid_max|TasksMax|ulimit -Hu"):
         need_processes(10_000_000)
 
 
