@@ -61,7 +61,12 @@ def every_word() -> Iterator[list[str]]:
     yield from (["xinfo"], ["xpending"], ["sinks", "forget", "file"], ["sinks", "show", "file"])
     yield from (["dead_letters", action, "file"] for action in ("show", "retry", "drop"))
     yield from (["unregister", "porch"], ["rename", "porch", "attic"], ["is_online", "porch"])
-    yield from (["register", "127.0.0.1:1", "attic"], ["redis", "show"], ["redis", "stop"])
+    yield from (
+        ["register", "127.0.0.1:1", "attic"],
+        ["register_all", "no.txt"],
+        ["redis", "show"],
+        ["redis", "stop"],
+    )
     yield from (["run", "1"], ["simulate", "1"])
     device = ["device", "porch"]
     for verb in ("get_f", "get_gpio", "lock", "list_dht22", "update", "requests"):
@@ -158,8 +163,8 @@ def test_a_word_too_many_undoes_the_whole_command(words: list[str], refused: Ref
 @pytest.mark.parametrize(
     "words",
     [
-        "register", "register 127.0.0.1:1", "unregister", "rename", "rename porch", "is_online",
-        "device", "simulate", "device porch interval", "device porch tags",
+        "register", "register 127.0.0.1:1", "register_all", "unregister", "rename", "rename porch",
+        "is_online", "device", "simulate", "device porch interval", "device porch tags",
         "device porch report_pins", "device porch add_dht22", "device porch add_dht22 air",
         "device porch remove_dht22", "device porch get_dht22", "device porch requests set_gpio",
         "device porch requests set_gpio 2", "device porch requests flip_gpio",

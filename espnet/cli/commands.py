@@ -141,6 +141,27 @@ class Commands(SampleWords, SealWords, UpdateWords):
         return discover(self._session, seconds=wait_s, register=bool(register), tags=tags)
 
     @verb
+    def register_all(self, file: str, *, tag: str = "") -> Report:
+        """Adds every board that FILE lists to the fleet, and claims it.
+
+        As `register` does, one after another; a board that does not answer costs nobody else. What is
+        registered already is left as it is, so the command may be repeated. For boards in the same
+        network `espcli discover --register` needs no list.
+
+        FILE    a board a line: ADDRESS, or ADDRESS NAME, or JSON as `espcli simulate --json` prints it;
+                lines that begin with # say nothing; /dev/stdin is what another program prints. Without
+                a name a board is espnet- and the last six digits of its id. Exit code 1 if a board
+                could not be added
+        --tag   a tag for each of those that are new, such as room=attic; several with commas between
+
+        Example: espcli register_all boards.txt --tag site=farm
+        """
+        from espnet.cli import enroll
+
+        tags = parse.tags(tag.replace("=", ":")) if tag else ()
+        return enroll.register_all(self._session, enroll.read(file), tags)
+
+    @verb
     def rename(self, name: str, new_name: str) -> Shown:
         """Gives a device another name; everything else stays as it is.
 
@@ -364,16 +385,18 @@ class Commands(SampleWords, SealWords, UpdateWords):
         seed: str = "1",
         heap: str = "112K",
         serial: bool = False,
+        static: bool = False,
         beacons: str = "8469",
     ) -> Told:
         """Starts COUNT boards without hardware, running the real firmware.
 
         Prints each board's id, address and control socket when it answers; Ctrl-C ends them all.
 
-        COUNT      how many boards, 1 to 5000
+        COUNT      how many boards, 1 to 5000; with --static to 10000
         --seed     another number makes other boards, with other ids (1)
         --heap     memory of each board: 112K is what an ESP32 has (112K), 188K its hard limit
         --serial   fresh from the box, on a serial line each, for `espcli board`, esptool and mpremote
+        --static   light boards: no process each, and no updates, settings or page; for large fleets
         --beacons  the port of this machine at which they say where they are, as `espcli discover`
                    hears it (8469); off: they are silent
         --json     one JSON object a line: id, address, control; with --serial port and image, too
@@ -382,9 +405,17 @@ class Commands(SampleWords, SealWords, UpdateWords):
         """
         from espnet.cli.simulate import run
 
-        boards = parse.count(count, "COUNT", 1, 5000)
+        boards = parse.count(count, "COUNT", 1, 10_000 if static else 5000)
         number = parse.count(seed, "--seed", 0, 10**9)
         port = None if beacons == "off" else parse.count(beacons, "--beacons", 1, 65535)
+        if static:
+            from espnet.cli.light import run_light
+
+            if serial or heap != "112K":
+                raise UsageError(
+                    "Light boards have no serial line and no heap: --static goes alone."
+                )
+            return Told(lambda emit: run_light(emit, boards, number, port))
         return Told(lambda emit: run(emit, boards, number, heap, bool(serial), port))
 
     @verb

@@ -52,7 +52,7 @@ def discover(session: Session, *, seconds: float, register: bool, tags: tuple[st
     """
     views = {view.device.id: view for view in session.store.views()}
     heard: Heard = {}
-    with _progress() as tell:
+    with progress() as tell:
         asyncio.run(_listen(session.config.beacons, heard, seconds, tell))
         rows = [_row(beacons, views.get(board_id)) for board_id, beacons in sorted(heard.items())]
         strange = [row for row in rows if row["registered_as"] is None]
@@ -160,7 +160,7 @@ def _register(
     taken = {view.device.name for view in views.values()}
     failed = 0
     for number, row in enumerate(strange, 1):
-        name = _name(row, taken)
+        name = free_name(row, taken)
         taken.add(name)
         tell(f"registering {name}, {number} of {len(strange)} …")
         try:
@@ -189,7 +189,7 @@ def _register(
     return failed
 
 
-def _name(row: Row, taken: set[str]) -> str:
+def free_name(row: Row, taken: set[str]) -> str:
     """A name that is free: the board's own, with the end of its id where another one has it."""
     own = row["name"] or "espnet"
     names = [own] if row["name"] else []
@@ -245,7 +245,7 @@ def _advice(
 
 
 @contextmanager
-def _progress() -> Iterator[_Tell]:
+def progress() -> Iterator[_Tell]:
     """Something that moves while there is nothing to show, on a terminal; it leaves nothing behind."""
     if not sys.stderr.isatty():
         yield lambda text: None

@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ipaddress
-import math
 import socket
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from espnet.simulator import checks
 from espnet.simulator import room as rooms
+from espnet.simulator.checks import FAULTS_FULL, number, only, pin_number
 from espnet.simulator.chip import Chip
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.line import Line
 from espnet.simulator.room import Room, RoomState
-from espnet.simulator.state import CAUSES, DNS, FAULTS, NTP, PINS, State
+from espnet.simulator.state import CAUSES, DNS, NTP, State
 
 #: Where the simulator's own calls come from: boards neither log nor spoil these.
 OWN_ADDRESS = "127.0.0.2"
@@ -99,31 +100,11 @@ class SimulatedBoard:
         todo: list[tuple[Any, ...]] = []
         state = self.state
         for name, value in values.items():
-            if name == "pins":
-                for pin, level in _by_pin(name, value):
-                    if level is not None and (isinstance(level, float) or level not in (0, 1)):
-                        raise SimulatorError(
-                            f"Pin {pin} can be driven to 0, 1 or null, not {level!r}."
-                        )
-                    todo.append((state.drive, pin, None if level is None else int(level)))
-            elif name == "adc":
-                for pin, given in _by_pin(name, value):
-                    given = given if isinstance(given, Mapping) else {"value": given}
-                    _only(f"adc {pin}", given, {"value", "noise"})
-                    level = _number("an ADC value", given.get("value", state.pin(pin).adc), 0, 4095)
-                    noise = _number("ADC noise", given.get("noise", 0), 0, 4095)
-                    todo.append((state.set_adc, pin, level, round(noise)))
-            elif name == "dht":
-                for pin, given in _by_pin(name, value):
-                    if given is None:
-                        todo.append((state.unplug_dht, pin))
-                        continue
-                    celsius, humidity = _dht(given, state.dht(pin) or (20.0, 50.0))
-                    todo.append((state.set_dht, pin, celsius, humidity))
-            elif name == "board_c":
-                todo.append((state.set_board_c, _number("board_c", value, -300, 300)))
+            found = checks.wires(state, name, value)
+            if found is not None:
+                todo += found
             elif name == "rssi":
-                todo.append((state.set_rssi, round(_number("rssi", value, -128, -1))))
+                todo.append((state.set_rssi, round(number("rssi", value, -128, -1))))
             elif name == "wifi":
                 todo.append((state.set_wifi, _wifi(value)))
             elif name == "address":
@@ -134,7 +115,7 @@ class SimulatedBoard:
                     raise SimulatorError(f"{name} is one of {', '.join(known)}, not {value!r}.")
                 todo.append((partial(state.set_servers, **{name: value}),))
             elif name == "speed":
-                todo.append((self._set_speed, _number("speed", value, 1, SPEED_MAX)))
+                todo.append((self._set_speed, number("speed", value, 1, SPEED_MAX)))
             elif name == "room":
                 todo.append((self._set_room, self._new_room(value)))
             else:
@@ -153,17 +134,17 @@ class SimulatedBoard:
             return value
         if not isinstance(value, Mapping):
             raise SimulatorError(f"A room is an object or null, not {value!r}.")
-        _only("a room", value, _ROOM_FIELDS)
+        only("a room", value, _ROOM_FIELDS)
         given: dict[str, Any] = {}
         for name, item in value.items():
             if name in _ROOM_PINS:
-                given[name] = None if item is None else _pin(item)
+                given[name] = None if item is None else pin_number(item)
             elif name == "board":
                 given[name] = bool(item)
             elif name in ("seed", "heater_level"):
-                given[name] = int(_number(name, item, 0, 2**31))
+                given[name] = int(number(name, item, 0, 2**31))
             else:
-                given[name] = _number(name, item, -1e9, 1e9)
+                given[name] = number(name, item, -1e9, 1e9)
         return dataclasses.replace(self.room or Room(), **given)
 
     def _set_room(self, room: Room | None) -> None:
@@ -211,67 +192,27 @@ class SimulatedBoard:
 
     # Faults
 
-    async def fault(
-        self,
-        kind: str,
-        *,
-        count: int | None = None,
-        path: str | None = None,
-        pin: int | None = None,
-        bytes_per_s: int | None = None,
-        keys: list[str] | None = None,
-        for_s: float | None = None,
-    ) -> None:
-        """Sets a fault, for ever or for the next ``count`` requests or for ``for_s`` seconds."""
-        if kind not in FAULTS:
-            raise SimulatorError(f"There is no fault {kind!r}; there are {', '.join(FAULTS)}.")
-        whole = isinstance(count, int) and not isinstance(count, bool)
-        if count is not None and (kind == "refuse" or not whole or not 1 <= count < 2**31):
-            raise SimulatorError(
-                f"{kind} takes no count {count!r}: a count is a whole number from 1, and nobody counts "
-                "connections that are refused; use for_s, or rst with a count."
-            )
-        if path is not None and (
-            kind in ("refuse", "sensor")
-            or not isinstance(path, str)
-            or not path.startswith("/")
-            or len(path.encode()) > 47
-        ):
-            raise SimulatorError(
-                f"{kind} cannot be for the path {path!r}; a path begins with / and has at most 47 "
-                "bytes, and refuse and sensor have none."
-            )
-        if pin is not None and kind != "sensor":
-            raise SimulatorError(f"{kind} is not about a pin; only sensor is.")
-        if keys is not None and (
-            kind != "missing_keys"
-            or not isinstance(keys, list)
-            or not all(isinstance(key, str) and "," not in key for key in keys)
-            or not 1 <= len(",".join(keys).encode()) <= 71
-        ):
-            raise SimulatorError(
-                f"{kind} does not take the keys {keys!r}; missing_keys takes a list of names, "
-                "71 bytes in all."
-            )
-        if bytes_per_s is not None and kind != "slow":
-            raise SimulatorError(f"{kind} has no bytes_per_s; only slow has.")
-        rate = 20 if bytes_per_s is None else round(_number("bytes_per_s", bytes_per_s, 1, 65535))
-        seconds = None if for_s is None else _number("for_s", for_s, 0.001, 1e6)
+    async def fault(self, kind: str, **options: Any) -> None:
+        """Sets a fault, for ever or for the next ``count`` requests or for ``for_s`` seconds.
+
+        `checks.fault` has the options.
+        """
+        fault = checks.fault(kind, **options)
         if kind == "refuse":
             await self._refuse(True)
         elif not self.state.set_fault(
             kind,
-            count=count,
-            path=path or "",
-            pin=None if pin is None else _pin(pin),
-            bytes_per_s=rate,
-            keys=",".join(keys or ["f", "gpio"]) if kind == "missing_keys" else "",
+            count=fault.count,
+            path=fault.path,
+            pin=fault.pin,
+            bytes_per_s=fault.bytes_per_s,
+            keys=",".join(fault.keys),
         ):
-            raise SimulatorError("Eight faults are set already; clear some first.")
+            raise SimulatorError(FAULTS_FULL)
         self._forget_expiry(kind)
-        if seconds is not None:
+        if fault.for_s is not None:
             loop = asyncio.get_running_loop()
-            self._expiries[kind] = loop.call_later(seconds, self._expire, kind)
+            self._expiries[kind] = loop.call_later(fault.for_s, self._expire, kind)
 
     def _expire(self, kind: str) -> None:
         self._expiries.pop(kind, None)
@@ -284,8 +225,8 @@ class SimulatedBoard:
 
     async def clear(self, kind: str | None = None) -> None:
         """Clears one kind of fault, or all."""
-        if kind is not None and kind not in FAULTS:
-            raise SimulatorError(f"There is no fault {kind!r}; there are {', '.join(FAULTS)}.")
+        if kind is not None:
+            checks.fault_kind(kind)
         for expiring in [kind] if kind else list(self._expiries):
             self._forget_expiry(expiring)
         self.state.clear_faults(kind)
@@ -392,24 +333,6 @@ async def call(host: str, port: int, request: bytes) -> bytes:
         return answer
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
-        raise SimulatorError(f"{name} is a number from {low:g} to {high:g}, not {value!r}.")
-    return value
-
-
-def _pin(value: Any) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not text.isdecimal() or int(text) not in PINS:
-        raise SimulatorError(f"The ESP32 has no pin {value!r}; it has 0-19, 21-23, 25-27, 32-39.")
-    return int(text)
-
-
 def _wifi(value: Any) -> bool | list[tuple[str, str]]:
     if isinstance(value, bool):
         return value
@@ -424,7 +347,7 @@ def _wifi(value: Any) -> bool | list[tuple[str, str]]:
             raise SimulatorError(
                 f"An access point is an object with ssid and password, not {point!r}."
             )
-        _only("an access point", point, {"ssid", "password"})
+        only("an access point", point, {"ssid", "password"})
         ssid, key = point.get("ssid"), point.get("password", "")
         if (
             not isinstance(ssid, str)
@@ -442,28 +365,3 @@ def _address(value: Any) -> bytes:
         return ipaddress.IPv4Address(value).packed
     except ValueError as e:
         raise SimulatorError(f"address is an IPv4 address, not {value!r}.") from e
-
-
-def _by_pin(name: str, value: Any) -> list[tuple[int, Any]]:
-    if not isinstance(value, Mapping):
-        raise SimulatorError(f'{name} is an object of pins, such as {{"4": 1}}, not {value!r}.')
-    return [(_pin(pin), item) for pin, item in value.items()]
-
-
-def _only(what: str, given: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(str(name) for name in given if name not in known)
-    if unknown:
-        raise SimulatorError(
-            f"{what[0].upper()}{what[1:]} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}."
-        )
-
-
-def _dht(given: Any, before: tuple[float, float]) -> tuple[float, float]:
-    if isinstance(given, Mapping):
-        _only("a DHT", given, {"temp", "humidity"})
-        celsius, humidity = given.get("temp", before[0]), given.get("humidity", before[1])
-    elif isinstance(given, (list, tuple)) and len(given) == 2:
-        celsius, humidity = given
-    else:
-        celsius, humidity = given, before[1]
-    return _number("temp", celsius, -40, 80), _number("humidity", humidity, 0, 100)

@@ -11,9 +11,11 @@ import base64
 import dataclasses
 import json
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from espnet.simulator.board import SimulatedBoard
 from espnet.simulator.errors import SimulatorError
@@ -26,18 +28,37 @@ _GET = (
 )  # fmt: skip
 
 
-class ControlServer:
-    """One board's control socket, from `start` to `stop`."""
+class Controlled(Protocol):
+    """A board that a control socket can handle."""
 
-    def __init__(self, board: SimulatedBoard) -> None:
-        self._board = board
+    def set(self, /, **values: Any) -> None: ...
+
+    async def fault(self, kind: str, **options: Any) -> None: ...
+
+    async def clear(self, kind: str | None = None) -> None: ...
+
+    async def reset(self, cause: str = "hard", *, wait: bool = True) -> None: ...
+
+    async def power(self, on: bool) -> None: ...
+
+
+#: Carries out one request and returns what the answer holds besides ``ok``.
+Handle = Callable[[Any], Awaitable[dict[str, Any]]]
+
+
+class ControlServer:
+    """A control socket, from `start` to `stop`: requests go to ``answer``."""
+
+    def __init__(self, path: Path, answer: Handle) -> None:
+        self._path, self._answer = path, answer
         self._clients: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        path = self._board.control
-        self._server = await asyncio.start_unix_server(self._client, str(path), limit=_LINE_LIMIT)
-        path.chmod(0o600)
+        self._server = await asyncio.start_unix_server(
+            self._client, str(self._path), limit=_LINE_LIMIT
+        )
+        self._path.chmod(0o600)
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -52,7 +73,7 @@ class ControlServer:
         assert task is not None
         self._clients.add(task)
         try:
-            await _converse(self._board, reader, writer)
+            await _converse(self._answer, reader, writer)
         except (ConnectionError, asyncio.CancelledError):
             pass  # the client went, or the simulator ends
         finally:
@@ -61,7 +82,7 @@ class ControlServer:
 
 
 async def _converse(
-    board: SimulatedBoard, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    handle: Handle, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     while True:
         try:
@@ -84,7 +105,7 @@ async def _converse(
             writer.write(_error('That line is not JSON; send one object a line: {"get": "pins"}.'))
         else:
             try:
-                found = await handle(board, request)
+                found = await handle(request)
                 writer.write(json.dumps({"ok": True, **found}).encode() + b"\n")
             except SimulatorError as e:
                 writer.write(_error(str(e)))
@@ -97,6 +118,13 @@ def _error(sentence: str) -> bytes:
 
 async def handle(board: SimulatedBoard, request: Any) -> dict[str, Any]:
     """Carries out one request and returns what the answer holds besides ``ok``."""
+    return await carry_out(board, request, partial(_get, board))
+
+
+async def carry_out(
+    board: Controlled, request: Any, get: Callable[[Any, dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The same for any kind of board; ``get`` answers what is asked for, with its options."""
     verbs = [verb for verb in _VERBS if isinstance(request, dict) and verb in request]
     if len(verbs) != 1:
         raise SimulatorError(f"A request is an object with one of {', '.join(_VERBS)}.")
@@ -104,31 +132,31 @@ async def handle(board: SimulatedBoard, request: Any) -> dict[str, Any]:
     value = request[verb]
     rest = {name: item for name, item in request.items() if name != verb}
     if verb == "get":
-        return _get(board, value, rest)
+        return get(value, rest)
     if verb == "set":
-        _nothing_else(verb, rest)
+        nothing_else(verb, rest)
         if not isinstance(value, dict):
             raise SimulatorError('set takes an object, such as {"set": {"adc": {"36": 2048}}}.')
         board.set(**value)
     elif verb == "fault":
-        _nothing_else(verb, rest, ("count", "path", "pin", "bytes_per_s", "keys", "for_s"))
+        nothing_else(verb, rest, ("count", "path", "pin", "bytes_per_s", "keys", "for_s"))
         await board.fault(value if isinstance(value, str) else repr(value), **rest)
     elif verb == "clear":
-        _nothing_else(verb, rest)
+        nothing_else(verb, rest)
         await board.clear(value if value is None or isinstance(value, str) else repr(value))
     elif verb == "reset":
-        _nothing_else(verb, rest, ("wait",))
+        nothing_else(verb, rest, ("wait",))
         wait = bool(rest.get("wait", True))
         await board.reset(value if isinstance(value, str) else repr(value), wait=wait)
     else:
-        _nothing_else(verb, rest)
+        nothing_else(verb, rest)
         if value not in ("on", "off"):
             raise SimulatorError(f"power is on or off, not {value!r}.")
         await board.power(value == "on")
     return {}
 
 
-def _nothing_else(verb: str, rest: dict[str, Any], known: tuple[str, ...] = ()) -> None:
+def nothing_else(verb: str, rest: dict[str, Any], known: tuple[str, ...] = ()) -> None:
     unknown = sorted(name for name in rest if name not in known)
     if unknown:
         has = f"it has {', '.join(known)}" if known else "it has no options"
@@ -139,7 +167,7 @@ def _get(board: SimulatedBoard, what: Any, rest: dict[str, Any]) -> dict[str, An
     if what not in _GET:
         raise SimulatorError(f"There is no {what!r} to get; there are {', '.join(_GET)}.")
     options: dict[str, tuple[str, ...]] = {"requests": ("since",), "file": ("name",)}
-    _nothing_else(f"get {what}", rest, options.get(what, ()))
+    nothing_else(f"get {what}", rest, options.get(what, ()))
     state = board.state
     if what == "board":
         return {"board": board.describe()}
@@ -184,13 +212,14 @@ def _file(board: SimulatedBoard, name: Any) -> Path:
 
 
 class Control:
-    """A client of one board's control socket, for tests and scripts.
+    """A client of a control socket, for tests and scripts. Light boards share one: ``board`` is the id.
 
     ``control.get("pins")`` returns what was asked for; ``set``, ``fault``, ``clear``, ``reset`` and
     ``power`` return when it is done. A refusal raises `SimulatorError` with the board's sentence.
     """
 
-    def __init__(self, path: str | Path, timeout_s: float = 30.0) -> None:
+    def __init__(self, path: str | Path, timeout_s: float = 30.0, board: str | None = None) -> None:
+        self._board = {} if board is None else {"board": board}
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout_s)
         try:
@@ -205,7 +234,7 @@ class Control:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Sends one request and returns the answer's object."""
         try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            self._socket.sendall(json.dumps(self._board | request).encode() + b"\n")
             line = self._lines.readline()
         except TimeoutError as e:
             raise SimulatorError(

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,8 @@ _LOCK = "lock"
 _MEMORY = Path("/dev/shm")
 #: What a board may come to fill, generously: its flash, console and shared page.
 _BOARD_BYTES = 1 << 20
+#: What it has at least.
+_BOARD_LEAST_BYTES = 256 << 10
 _HARDWARE = Path(__file__).with_name("hardware")
 _LAUNCH = "launch.py"
 #: What stand-ins are called in tracebacks, all the same: names are counted (see `put_hardware`).
@@ -83,12 +86,29 @@ def put_hardware(target: Path) -> Path:
     return Path(shutil.copy(_HARDWARE / _LAUNCH, target))
 
 
-def put(prepared: Path | None, flash: Path) -> None:
-    """Copies the firmware onto a board that has none yet; None: its flash is empty."""
-    if prepared is None:
-        flash.mkdir(exist_ok=True)
-    elif not flash.exists():
-        shutil.copytree(prepared, flash)
+def read(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, by its path in there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def put(program: Mapping[str, bytes], flash: Path) -> None:
+    """Writes the firmware onto a board that has none yet.
+
+    A board may write over its files, so each has its own; a thousand boards are tens of thousands.
+    """
+    if flash.exists():
+        return
+    flash.mkdir()
+    for folder in {name.rpartition("/")[0] for name in program} - {""}:
+        (flash / folder).mkdir(parents=True, exist_ok=True)
+    root = os.fspath(flash)
+    for name, data in program.items():
+        file = os.open(f"{root}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)
 
 
 def empty(flash: Path) -> None:
@@ -130,6 +150,12 @@ def runtime_folder(boards: int, *, serial: bool = False) -> tuple[Path, IO[str]]
         _remove_stale(root)
     need = boards * (_BOARD_BYTES + (SIZE if serial else 0))
     root = _MEMORY if _has_room(_MEMORY, need) else temporary
+    if root == temporary and not _has_room(root, boards * _BOARD_LEAST_BYTES):
+        raise SimulatorError(
+            f"{boards:,} boards write {boards * _BOARD_LEAST_BYTES / 1e6:,.0f} MB of small files, and "
+            f"neither {_MEMORY} nor {temporary} has so much room: free some, set TMPDIR, or ask for fewer "
+            "boards."
+        )
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     # Locked before it has its name, so that nobody finds it unlocked and takes it for stale.
     lock = (folder / "lock.new").open("w")
@@ -139,7 +165,7 @@ def runtime_folder(boards: int, *, serial: bool = False) -> tuple[Path, IO[str]]
 
 
 def _has_room(root: Path, need: int) -> bool:
-    """Whether a file system in memory is there, is ours to write to, and has ``need`` bytes free."""
+    """Whether a folder is there, is ours to write to, and has ``need`` bytes free."""
     if not os.access(root, os.W_OK | os.X_OK):
         return False
     room = os.statvfs(root)

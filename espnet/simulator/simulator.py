@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -21,7 +22,7 @@ from typing import IO, Any
 from espnet import firmware
 from espnet.clock import Clock, SystemClock
 from espnet.simulator import chip as chips
-from espnet.simulator import control, flash
+from espnet.simulator import control, flash, limits
 from espnet.simulator.board import SimulatedBoard, call
 from espnet.simulator.chip import Chip
 from espnet.simulator.errors import SimulatorError
@@ -37,6 +38,8 @@ _RESTART_DELAY_S = (0.0, 0.2, 5.0)  # first, from the second on doubling, at mos
 _TICK_S = 0.05
 _TURN_S = 1.0
 _CONSOLE_LIMIT = 1 << 18
+#: Open files of a board here: its port, its control socket, its page; clients of the socket come on top.
+_FILES_EACH, _OTHER_FILES = 3, 256
 #: What a board with a serial line has on its chip at first.
 HOLDS = ("nothing", "micropython", "firmware")
 
@@ -121,7 +124,8 @@ class Simulator:
         self._prompts: set[int] = set()
         self._locks: list[IO[str]] = []
         self._runtime: Path | None = None
-        self._launch = Path()
+        self._launch = self._home = Path()
+        self._program: dict[str, bytes] = {}
         self._ticker: asyncio.Task[None] | None = None
 
     # Starting and stopping
@@ -131,8 +135,9 @@ class Simulator:
         try:
             await self._prepare()
             self._ticker = asyncio.create_task(self._tick())
-            for board in self.boards:
-                self._begin(board, "power")
+            for number, board_id in enumerate(board_ids(self._seed, self._count)):
+                # The first boards boot while the others are still being made.
+                self._begin(await self._make(number, board_id), "power")
             for board in self.boards:
                 await self._until_started(board)
         except BaseException:
@@ -141,43 +146,52 @@ class Simulator:
 
     async def _prepare(self) -> None:
         find_micropython()
+        limits.need_files(_FILES_EACH * self._count + _OTHER_FILES, f"{self._count:,} boards")
+        limits.need_processes(self._count)
+        limits.need_memory(self._count)
         runtime, lock = flash.runtime_folder(self._count, serial=self._serial)
         self._runtime = runtime
         self._locks.append(lock)
-        home = runtime
+        self._home = runtime
         if self._directory is not None:
-            home = self._directory.resolve()
-            self._locks.append(flash.lock_folder(home))
+            self._home = self._directory.resolve()
+            self._locks.append(flash.lock_folder(self._home))
         source = self._firmware or firmware.find()
         prepared = runtime / "firmware"
         await asyncio.to_thread(flash.prepare, source, prepared, compiled=self._compiled)
+        self._program = await asyncio.to_thread(flash.read, prepared)
         self._launch = await asyncio.to_thread(flash.put_hardware, runtime / "hardware")
-        for number, board_id in enumerate(board_ids(self._seed, self._count)):
-            folder = home / board_id
-            folder.mkdir(exist_ok=True)
-            has_firmware = not self._serial or self._holds == "firmware"
-            flash.put(prepared if has_firmware else None, folder / "flash")
-            board = SimulatedBoard(
-                number,
-                board_id,
-                self._reserve(number),
-                folder,
-                runtime / f"{board_id}.sock",
-                self._seed,
-                self,
-            )
-            if self._beacon_port is not None:
-                board.state.set_beacon_port(self._beacon_port)
-                if has_firmware:
-                    flash.put_network(folder / "flash")
-            if self._speed != 1:
-                board.set(speed=self._speed)
-            self.boards.append(board)
-            if self._serial:
-                self._connect(board)
-            server = control.ControlServer(board)
-            self._servers.append(server)
-            await server.start()
+
+    async def _make(self, number: int, board_id: str) -> SimulatedBoard:
+        """One board with all that it has but a process."""
+        assert self._runtime is not None
+        folder = self._home / board_id
+        folder.mkdir(exist_ok=True)
+        has_firmware = not self._serial or self._holds == "firmware"
+        flash.put(self._program if has_firmware else {}, folder / "flash")
+        board = SimulatedBoard(
+            number,
+            board_id,
+            self._reserve(number),
+            folder,
+            self._runtime / f"{board_id}.sock",
+            self._seed,
+            self,
+        )
+        if self._beacon_port is not None:
+            board.state.set_beacon_port(self._beacon_port)
+            if has_firmware:
+                flash.put_network(folder / "flash")
+        if self._speed != 1:
+            board.set(speed=self._speed)
+        self.boards.append(board)
+        if self._serial:
+            self._connect(board)
+        server = control.ControlServer(board.control, partial(control.handle, board))
+        self._servers.append(server)
+        await server.start()
+        await asyncio.sleep(0)
+        return board
 
     def _connect(self, board: SimulatedBoard) -> None:
         """Gives the board a chip and a serial line."""

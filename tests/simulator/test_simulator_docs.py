@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from espnet.simulator import Board, Control, Room, Simulator, control, state
+from espnet.simulator.light import LightFleet, LightRequest, LightSimulator, PinChange
+from espnet.simulator.light import control as light
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
 
@@ -21,7 +23,9 @@ def first_cells(title: str) -> set[str]:
 
 
 EXAMPLES = [
-    line for line in TEXT.splitlines() if re.match(r'\{"(set|fault|clear|reset|power|get)"', line)
+    line
+    for line in TEXT.split("## Light boards")[0].splitlines()
+    if re.match(r'\{"(set|fault|clear|reset|power|get)"', line)
 ]
 
 
@@ -75,3 +79,24 @@ def test_every_option_is_described():
     options = set(inspect.signature(Simulator).parameters) - {"count", "on_ready", "clock"}
     introduction = TEXT.split("## The control socket")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", introduction, re.M)) == options
+
+
+LIGHT = re.split(r"^## ", TEXT.split("## Light boards\n")[1], flags=re.M)[0]
+
+
+def test_every_example_for_light_boards_is_accepted():
+    """Each line of JSON in their section is answered with ok."""
+    lines = [line for line in LIGHT.splitlines() if line.startswith('{"')]
+    with LightFleet(1, with_control=True) as fleet, Control(fleet._simulator.control) as client:
+        for line in lines:
+            client.ask(json.loads(line.replace("2e8889840967", fleet[0].id)))
+    assert len(lines) == 4
+
+
+def test_every_option_of_light_boards_is_described():
+    """Options, fields of the log, and what can be asked for."""
+    options = set(inspect.signature(LightSimulator).parameters) - {"count", "on_ready", "clock"}
+    assert first_cells("Light boards") == options
+    fields = {field.name for field in dataclasses.fields(LightRequest)} | set(PinChange._fields)
+    assert {name for name in fields if f"`{name}`" not in LIGHT} == set()
+    assert {name for name in light._GET if f"`{name}`" not in LIGHT} == set()

@@ -1,0 +1,172 @@
+"""`espcli register_all`: many boards from a list, as `register` does one.
+
+Invariants: the list is read, and every line of it checked, before the first board is called; a board that
+cannot be registered costs nobody else; what is registered already, at that address, is left as it is, so the
+command may be repeated until all are in.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from espnet.board import client
+from espnet.board.calls import GET_BASIC, parse_status
+from espnet.cli import claiming, parse
+from espnet.cli.amounts import amount
+from espnet.cli.describe import access
+from espnet.cli.discover import ASKED_AT_ONCE, MAX_BOARDS, Row, free_name, progress
+from espnet.cli.render import Line, Records, Report, Section
+from espnet.cli.session import Session
+from espnet.errors import BoardError, EspNetError, StoreUnavailable, UsageError
+from espnet.model import Device
+
+#: Largest list that is read, in characters.
+MAX_LENGTH = 4_000_000
+
+
+class Entry(NamedTuple):
+    """One line: an address, and what its device is to be called; None: what its id says."""
+
+    address: str
+    name: str | None = None
+
+
+class _Told(msgspec.Struct):
+    """A line of JSON, such as `espcli simulate --json` prints."""
+
+    address: str
+    name: str | None = None
+
+
+def read(file: str) -> list[Entry]:
+    """The boards that a file lists; raises `UsageError` with the line's number."""
+    try:
+        with Path(file).open(encoding="utf-8") as source:
+            text = source.read(MAX_LENGTH + 1)
+    except OSError as error:
+        raise EspNetError(f"{file} cannot be read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is no text in UTF-8.") from error
+    if len(text) > MAX_LENGTH:
+        raise UsageError(
+            f"{file} has more than {MAX_LENGTH:,} characters; a line a board is enough."
+        )
+    entries = list(_entries(text))
+    if not entries:
+        raise UsageError(f"{file} lists no board; a line is ADDRESS, or ADDRESS NAME.")
+    if len(entries) > MAX_BOARDS:
+        raise UsageError(f"{file} lists more than {MAX_BOARDS:,} boards; divide it.")
+    return entries
+
+
+def _entries(text: str) -> Iterator[Entry]:
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        try:
+            entry = _entry(line)
+            for word in filter(None, entry):
+                if word in seen:
+                    raise UsageError(f"{parse.quoted(word)} is in line {seen[word]}, too.")
+                seen[word] = number
+        except UsageError as error:
+            raise UsageError(f"Line {number}: {error}") from error
+        yield entry
+
+
+def _entry(line: str) -> Entry:
+    if line.startswith("{"):
+        try:
+            told = msgspec.json.decode(line, type=_Told)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UsageError(f'it is no JSON object with an "address" ({error}).') from error
+        address, name = told.address, told.name
+    else:
+        address, *rest = line.split()
+        if len(rest) > 1:
+            raise UsageError("a line is ADDRESS, or ADDRESS NAME.")
+        name = rest[0] if rest else None
+    return Entry(parse.address(address), None if name is None else parse.name(name))
+
+
+def register_all(session: Session, entries: Sequence[Entry], tags: tuple[str, ...]) -> Report:
+    """Registers and claims what is not registered yet; a row for each entry."""
+    views = {view.device.id: view for view in session.store.views()}
+    taken = {view.device.name for view in views.values()}
+    taken |= {entry.name for entry in entries if entry.name}
+    failed = new = 0
+    with progress() as tell:
+        tell(f"asking {amount(len(entries), 'board')} …")
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            rows = list(pool.map(lambda entry: _row(session, entry), entries))
+        for number, (entry, row) in enumerate(zip(entries, rows, strict=True), 1):
+            tell(f"registering {number} of {len(entries)} …")
+            known = views.get(row["id"]) if row["id"] else None
+            if known is not None and _is_in(known.device, entry):
+                row["registered_as"], row["access"] = known.device.name, access(known)
+                continue
+            if row["problem"] is None:
+                name = entry.name or (known.device.name if known else free_name(row, taken))
+                taken.add(name)
+                _register(session, row, name, tags)
+            new += row["problem"] is None
+            failed += row["problem"] is not None
+    columns = ("address", "id", "registered_as", "access", "problem")
+    parts: list[Records | Section] = [Records(rows, columns, spare=("id",))]
+    told = []
+    if new:
+        told.append(f"{amount(new, 'board')} registered now: `espcli run` polls the fleet.")
+    if failed:
+        told.append(
+            f"{amount(failed, 'board')} could not be registered: repeat the command when they answer; "
+            "those that are in stay as they are."
+        )
+    parts += [Section("", [Line(text)]) for text in told]
+    return Report(rows, parts, 1 if failed else 0)
+
+
+def _is_in(device: Device, entry: Entry) -> bool:
+    """Whether a device is registered just as the list has it."""
+    return device.address == entry.address and entry.name in (None, device.name)
+
+
+def _row(session: Session, entry: Entry) -> Row:
+    """Which board answers at an address, or what is wrong there."""
+    row: dict[str, Any] = {"name": entry.name, "id": None, "address": entry.address}
+    row |= {"registered_as": None, "access": None, "problem": None}
+    try:
+        body = client.send(entry.address, GET_BASIC, session.config.timeout_s)
+        row["id"] = parse_status(entry.address, body, None).id
+    except BoardError as error:
+        is_private = error.kind == "denied" and error.status == 401
+        if not is_private:
+            row["problem"] = error.what
+        elif entry.name is None:
+            row["problem"] = "does not say who it is without its password; name it in the list"
+    return row
+
+
+def _register(session: Session, row: Row, name: str, tags: tuple[str, ...]) -> None:
+    try:
+        stored, status = claiming.register(
+            session,
+            row["address"],
+            name,
+            tags,
+            claiming.How(),
+            replace=False,
+            leave_open=False,
+            board_id=row["id"],
+        )
+    except StoreUnavailable:
+        raise
+    except EspNetError as error:
+        row["problem"] = str(error)
+        return
+    row["id"], row["registered_as"] = stored.id, stored.name
+    row["access"] = "open" if not status.claimed else "private" if status.private else "claimed"
