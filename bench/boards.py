@@ -1,7 +1,8 @@
 """Stand-in boards in one process: a static answer, or nearly, as little work as possible.
 
 Prints their ports as a JSON list, then answers until its standard input ends; each line of it is answered
-with what was done so far (`Tally`). A number says how many boards, 100 if none does. At ``/metrics`` the
+with what was done so far (`Tally`). A number says how many boards, 100 if none does, a second one the number
+of the first of them. At ``/metrics`` the
 boards of 2021 say the same as text, 35 samples, because Prometheus reads no JSON. With ``close`` every
 answer ends its connection, as 2021 firmware does. With ``fenced`` they know leases and fences; with
 ``claimed`` they also want a signature, which they do not check, and prove that they know the password.
@@ -13,6 +14,7 @@ that, too, costs the collector CPU.
 import asyncio
 import json
 import re
+import resource
 import sys
 import time
 from hashlib import sha256
@@ -162,10 +164,12 @@ def answer_questions() -> None:
         print(json.dumps({"told": Tally.told, "cpu_s": time.process_time()}), flush=True)
 
 
-async def serve(count: int, close: bool, fenced: bool, claimed: bool, changing: bool) -> None:
+async def serve(
+    count: int, first: int, close: bool, fenced: bool, claimed: bool, changing: bool
+) -> None:
     loop = asyncio.get_running_loop()
     ports = []
-    for number in range(count):
+    for number in range(first, first + count):
         body = Body(status(number, fenced, claimed), changing)
         server = await loop.create_server(
             lambda n=number, b=body: (
@@ -180,6 +184,10 @@ async def serve(count: int, close: bool, fenced: bool, claimed: bool, changing: 
 
 
 if __name__ == "__main__":
-    count = next((int(word) for word in sys.argv[1:] if word.isdigit()), COUNT)
+    # A board is two sockets: where it listens, and the one it is asked by.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    count, first = (numbers + [COUNT, 0][len(numbers) :])[:2]
     words = ("close", "fenced", "claimed", "changing")
-    uvloop.run(serve(count, *(word in sys.argv for word in words)))
+    uvloop.run(serve(count, first, *(word in sys.argv for word in words)))

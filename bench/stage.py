@@ -123,7 +123,7 @@ class Stopwatch:
             "wall_s": time.monotonic(),
             "cpu_s": cpu_s,
             "boards_cpu_s": boards_cpu_s,
-            "redis_cpu_s": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
+            "redis_cpu_s": float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
             "redis_reads": stats["total_reads_processed"],
             "redis_commands": sum(
                 call["calls"] for name, call in calls.items() if name != "cmdstat_info"

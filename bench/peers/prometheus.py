@@ -1,10 +1,12 @@
 """Prometheus, as Debian packages it, scraping the same boards."""
 
+import contextlib
 import json
 import re
 import subprocess
 import tempfile
 import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import debian
@@ -56,11 +58,22 @@ class Prometheus:
                 raise Unfit(f"of the scrapes that it was to make it made {share:.0%}")
 
     def _run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
+        boards = [f"127.0.0.1:{port}" for port in crowd.ports]
+        with self.scraping(boards, self._interval_ms) as (process, address):
+            figures = Stopwatch(crowd, redis_url).measure(process, seconds)
+            _check(address, len(boards))
+        return figures
+
+    @contextlib.contextmanager
+    def scraping(
+        self, boards: Sequence[str], interval_ms: int
+    ) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        """A fresh process that scrapes these addresses for as long as the block lasts; and its own."""
         with tempfile.TemporaryDirectory(prefix="espnet-bench-") as name:
             folder = Path(name)
-            targets = ", ".join(f"'127.0.0.1:{port}'" for port in crowd.ports)
+            targets = ", ".join(f"'{board}'" for board in boards)
             (folder / "prometheus.yml").write_text(
-                f"global: {{scrape_interval: {self._interval_ms}ms, scrape_timeout: {self._interval_ms}ms}}\n"
+                f"global: {{scrape_interval: {interval_ms}ms, scrape_timeout: {interval_ms}ms}}\n"
                 "scrape_configs:\n"
                 f"  - {{job_name: boards, static_configs: [{{targets: [{targets}]}}]}}\n"
             )
@@ -71,9 +84,7 @@ class Prometheus:
                 "--log.level=error",
             ]
             with running(command) as process:
-                figures = Stopwatch(crowd, redis_url).measure(process, seconds)
-                _check(address, len(crowd.ports))
-            return figures
+                yield process, address
 
 
 def _check(address: str, boards: int) -> None:
