@@ -65,6 +65,8 @@ def unpack(*packages: str) -> None:
 
 
 def _apt(*command: str, folder: Path | None = None) -> str:
+    if shutil.which(command[0]) is None:
+        raise NotThere(f"there is no {command[0]} on this system")
     try:
         return _run(*command, folder=folder)
     except NotThere:

@@ -85,16 +85,17 @@ def running(
 
 def end(process: subprocess.Popen[str]) -> None:
     """Ends a process, and what it started, and waits till they are gone."""
+    tree = Tree(process.pid).pids()
     if process.poll() is None:
-        left = Tree(process.pid).pids()
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+    for pid in tree:
+        # What is left of it is in the session that began with it; a number may be another's by now.
+        with contextlib.suppress(ProcessLookupError):
+            if process.returncode is None or os.getsid(pid) == process.pid:
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             with contextlib.suppress(OSError):
