@@ -2,9 +2,9 @@
 
 Prints their ports as a JSON list, then answers until its standard input ends; each line of it is answered
 with what was done so far (`Tally`). A number says how many boards, 100 if none does, a second one the number
-of the first of them. At ``/metrics`` the
-boards of 2021 say the same as text, 35 samples, because Prometheus reads no JSON. With ``close`` every
-answer ends its connection, as 2021 firmware does. With ``fenced`` they know leases and fences; with
+of the first of them. At ``/metrics`` they say the same as text, 35 samples, because Prometheus reads no
+JSON; not those that are fenced or claimed. With ``close`` every answer ends its connection, as 2021 firmware
+does. With ``fenced`` they know leases and fences; with
 ``claimed`` they also want a signature, which they do not check, and prove that they know the password.
 With ``changing`` no two answers are alike, as on real boards: temperature, uptime and free memory differ.
 Fenced ones make the same proof and keep it: the slower board finds its collector waiting more often, and

@@ -103,11 +103,11 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def end_when_asked() -> None:
-    """Makes SIGTERM and SIGHUP what Ctrl-C is: everything that was begun is ended in order."""
+    """Makes Ctrl-C, SIGTERM and SIGHUP end everything that was begun, in order, and no traceback."""
 
     def stop(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # once is enough
         sys.exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
