@@ -5,8 +5,8 @@
 
 For each size: boards, an embedded Redis, and one `espcli run` as a user starts it, with its history and two
 jobs a device; the dates are spread over the interval. After one interval, in which every connection is made,
-a window is measured. ``--boards`` names a file that holds addresses (what `espcli simulate` prints will do)
-of boards that run already; without it there are stand-ins of `bench.boards`. ``--beside prometheus`` has
+a window is measured. ``--boards`` names a file that holds addresses (what `espcli simulate --json` prints will
+do) of boards that run already; without it there are stand-ins of `bench.boards`. ``--beside prometheus`` has
 Prometheus scrape the same stand-ins at the same interval.
 
 A poll is late by the time between its date, which is known from how the device was registered, and its
@@ -111,7 +111,10 @@ def running_already(path: Path) -> list[Place]:
         finally:
             connection.close()
 
-    found = re.findall(r"\b(\d+\.\d+\.\d+\.\d+(?::\d+)?)\b", path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    # What `espcli simulate --json` prints names other places too.
+    found = re.findall(r'"address": ?"([^"]+)"', text)
+    found = found or re.findall(r"\b(\d+\.\d+\.\d+\.\d+(?::\d+)?)\b", text)
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(ask, dict.fromkeys(found)))
 

@@ -261,14 +261,17 @@ def test_lateness_is_counted_from_each_devices_own_dates(redis_url: str) -> None
 
 
 def test_running_boards_are_found_in_what_a_simulator_prints(tmp_path: Path) -> None:
-    """Any text that holds addresses will do; each board is asked who it is."""
+    """Rows or records, in which other addresses stand too; each board is asked who it is."""
+    page = tmp_path / "boards.txt"
     with stage.boards(("2", "7")) as crowd:
-        page = tmp_path / "boards.txt"
-        page.write_text("".join(f"board{port}  127.0.0.1:{port}  ok\n" for port in crowd.ports))
-        found = growth.running_already(page)
-    assert found == [
-        Place(board_id(7 + number), f"127.0.0.1:{port}") for number, port in enumerate(crowd.ports)
-    ]
+        addresses = [f"127.0.0.1:{port}" for port in crowd.ports]
+        page.write_text("".join(f"board  {address}  ok\n" for address in addresses))
+        rows = growth.running_already(page)
+        told = [{"id": "x", "address": address, "control": "127.0.0.1:1"} for address in addresses]
+        page.write_text("".join(f"{json.dumps(each)}\n" for each in told))
+        records = growth.running_already(page)
+    expected = [Place(board_id(7 + number), address) for number, address in enumerate(addresses)]
+    assert rows == records == expected
 
 
 def test_pictures_are_drawn(results: dict[str, Result], tmp_path: Path) -> None:
