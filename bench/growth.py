@@ -5,9 +5,9 @@
 
 For each size: boards, an embedded Redis, and one `espcli run` as a user starts it, with its history and two
 jobs a device; the dates are spread over the interval. After one interval, in which every connection is made,
-a window is measured. ``--boards`` names a file that holds addresses (what `espcli simulate --json` prints will
-do) of boards that run already; without it there are stand-ins of `bench.boards`. ``--beside prometheus`` has
-Prometheus scrape the same stand-ins at the same interval.
+a window is measured. ``--boards`` names a file that holds addresses of boards that run already, such as what
+`espcli simulate --json` prints; without it there are stand-ins of `bench.boards`. ``--beside prometheus``
+has Prometheus scrape the same stand-ins at the same interval.
 
 A poll is late by the time between its date, which is known from how the device was registered, and its
 begin, which its reading tells. So the waiting for the next heartbeat is in it. A deadline is missed when a
@@ -46,6 +46,8 @@ SIZES, INTERVAL_S, WINDOW_S = (100, 1_000, 2_500, 5_000, 10_000), 10.0, 30.0
 IN_ONE_PROCESS = 4_000
 #: How many readings are fetched at once: Redis shall not be held up by our looking.
 AT_ONCE = 250
+#: A poll that began by so much before a date, in seconds, belongs to that date: clocks are no better.
+EARLY_S = 0.2
 RESULTS = Path(__file__).with_name("growth.json")
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
 DRAFT = Path(__file__).parent.parent / "build" / "bench" / "growth.png"
@@ -200,10 +202,9 @@ class Watcher:
             begun = sorted(self.begun[device_id])
             date = first + max(0, -(-(since - first) // self._interval_s)) * self._interval_s
             while date + self._interval_s <= until:
-                # Rounded readings may lie a little before their date.
-                found = next(
-                    (at for at in begun if date - 0.01 <= at < date + self._interval_s - 0.01), None
-                )
+                # A begin is an end, by one clock, less a time, by another one.
+                early = date - EARLY_S
+                found = next((at for at in begun if early <= at < early + self._interval_s), None)
                 if found is None:
                     missed += 1
                 else:
