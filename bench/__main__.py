@@ -52,7 +52,7 @@ def main() -> None:
         picture.draw(results, drawn)
         print(f"Written to {RESULTS} and {drawn}.")
     if options.write:
-        table.write(results)
+        table.write("bench", table.markdown(results))
 
 
 if __name__ == "__main__":

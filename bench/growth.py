@@ -13,7 +13,8 @@ A poll is late by the time between its date, which is known from how the device 
 begin, which its reading tells. So the waiting for the next heartbeat is in it. A deadline is missed when a
 device was not polled at all before its next date.
 
-Writes ``growth.json`` beside this file; ``--write`` also draws docs/growth.png.
+Writes ``growth.json`` beside this file; ``--write`` also draws docs/growth.png and puts the
+table into docs/performance.md.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from typing import NamedTuple
 import msgspec
 import redis
 
-from bench import stage
+from bench import stage, table
 from bench.boards import board_id, status
 from bench.peers.prometheus import Prometheus
 from bench.processes import Tree, end_when_asked, running
@@ -457,6 +458,8 @@ def main() -> None:
         results.append(found)
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
     print(markdown(results))
+    if options.write:
+        table.write("growth", markdown(results))
     drawn = PICTURE if options.write else DRAFT
     drawn.parent.mkdir(parents=True, exist_ok=True)
     draw(results, drawn)

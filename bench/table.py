@@ -8,7 +8,6 @@ from bench.peers.espnet import HEADLINE
 from bench.rounds import Result
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-MARKERS = ("<!-- bench -->\n", "<!-- /bench -->\n")
 #: What EspNet must reach: at least so many times what others make of a CPU-second.
 RATIOS = {"prometheus": 3.5, "collectd": 8.0, "espnet_2021_design": 50.0}
 POLLS_PER_CPU_S, ROUND_TRIPS, COMMANDS = 20_000, 0.05, 8
@@ -98,13 +97,11 @@ def _marks(results: Mapping[str, Result]) -> list[str]:
     return ["", *head, *lines]
 
 
-def write(results: Mapping[str, Result], page: Path = PAGE) -> None:
-    """Replaces the table of the page, between its markers. Raises `ValueError` where it has none."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not end:
-        raise ValueError(f"{page} has no lines {' and '.join(m.strip() for m in MARKERS)}.")
-    page.write_text(
-        before + begin + "\n" + markdown(results) + "\n" + end + after, encoding="utf-8"
-    )
+def write(name: str, text: str, page: Path = PAGE) -> None:
+    """Replaces what stands between the page's markers of this name. Raises `ValueError` where it has none."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise ValueError(f"{page} has no lines {begin.strip()} and {end.strip()}.")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
