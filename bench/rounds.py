@@ -93,7 +93,10 @@ def _round(peer: Peer, url: str, seconds: float) -> Figures:
     for left in reversed(range(TRIES)):
         with stage.boards(peer.boards) as crowd:
             try:
-                return peer.run(crowd, url, seconds)
+                figures = peer.run(crowd, url, seconds)
+                if not figures.polls:
+                    raise Unfit("it polled nobody while it was watched")
+                return figures
             except (Unfit, RuntimeError):
                 if not left:
                     raise

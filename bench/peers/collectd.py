@@ -90,7 +90,7 @@ class Collectd:
     def run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
         while True:
             figures = self._run(crowd, redis_url, seconds)
-            written = figures.redis_commands / figures.polls / 2
+            written = figures.redis_commands / max(1, figures.polls) / 2
             if abs(written / VALUES - 1) < 0.1:
                 return figures
             self._interval_s *= SLOWER
