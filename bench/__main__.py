@@ -1,111 +1,58 @@
-"""`make bench`: polls per CPU-second of the whole trip, with jobs and without, with keep-alive and without.
+"""`make bench`: what a poll costs EspNet and others, side by side in one run.
 
-Rounds are interleaved, because machines are shared and noisy; the medians count. The results go to
-``bench/results.json``: one object a variant, the same keys in each.
+    python -m bench [--write] [--only NAME,NAME] [--rounds N] [--seconds S]
+
+Prints the table and writes ``results.json`` beside this file: one object a system, the same keys in each.
+``--write`` also puts the table into docs/performance.md and draws docs/bench.png.
 """
 
-import json
-import statistics
-import subprocess
+import argparse
 import sys
-import tempfile
-import timeit
 from pathlib import Path
 
-from bench.boards import NONCE, PASSWORD, board_id, status
-from espnet import server
-from espnet.board.digest import Login
+import msgspec
 
-ROUNDS, SECONDS = 5, 2.0
-#: What boards do, and how many jobs each device has.
-VARIANTS: dict[str, tuple[list[str], int]] = {
-    "espnet": ([], 0),
-    "espnet_with_one_job": ([], 1),
-    "espnet_with_two_jobs": ([], 2),
-    "espnet_without_keep_alive": (["close"], 0),
-    # Boards that know leases, so that their polls carry a fence; and the same, claimed.
-    "espnet_fenced": (["fenced"], 0),
-    "espnet_claimed": (["claimed"], 0),
-}
+from bench import passwords, picture, rounds, table
+from bench.peers import everybody
+from bench.processes import end_when_asked
+
+ROUNDS, SECONDS = 5, 2.5
 RESULTS = Path(__file__).with_name("results.json")
-
-
-def run(url: str, options: list[str], jobs: int) -> dict[str, float]:
-    """One round: fresh boards, a fresh collecting process."""
-    boards = subprocess.Popen(
-        [sys.executable, "-m", "bench.boards", *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert boards.stdout is not None
-    try:
-        ports = json.loads(boards.stdout.readline())
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "bench.trip", url, str(SECONDS), str(jobs)),
-                *("claimed" if "claimed" in options else "open", *map(str, ports)),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        return json.loads(done.stdout)
-    finally:
-        boards.communicate()  # ends its input, and with that the boards
-
-
-def digest_us() -> tuple[float, float]:
-    """Microseconds of CPU to sign a poll's request, and to check the proof of its answer."""
-    login, body = Login(board_id(1), lambda _: (PASSWORD,)), status(1, fenced=True)
-    request = b"GET /?fence=1234567 HTTP/1.1\r\nHost: 192.168.1.17\r\n\r\n"
-    challenge = (
-        f'Digest realm="EspNet {board_id(1)}", nonce="{NONCE}", algorithm=SHA-256, qop="auth-int"'
-    )
-    login.answered(401, challenge.encode(), b"", b"")
-    info = b'rspauth="%b"' % (b"0" * 64)
-    login.signed(request)
-    signing, checking = (
-        min(timeit.repeat(what, number=20_000, repeat=ROUNDS)) / 20_000 * 1e6
-        for what in (
-            lambda: login.signed(request),
-            lambda: login.answered(200, b"", info, body),
-        )
-    )
-    return signing, checking
+DRAFT = Path(__file__).parent.parent / "build" / "bench" / "bench.png"
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="espnet-bench-") as folder:
-        url = server.find(None, Path(folder), default_sockets=()).url
-        try:
-            rounds: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-            for _ in range(ROUNDS):
-                for name, how in VARIANTS.items():
-                    rounds[name].append(run(url, *how))
-        finally:
-            server.stop(Path(folder))
-    results = {
-        name: {key: statistics.median(r[key] for r in found) for key in found[0]}
-        for name, found in rounds.items()
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{'':27} {'polls per CPU-second':>21} {'Redis round trips/poll':>23} {'memory':>9}")
-    for name, figures in results.items():
-        print(
-            f"{name.replace('_', ' '):27} {figures['polls_per_cpu_s']:>21,.0f} "
-            f"{figures['redis_round_trips_per_poll']:>23.3f} {figures['rss_kb'] / 1024:>6.0f} MB"
-        )
-    share = (
-        1
-        - results["espnet_claimed"]["polls_per_cpu_s"] / results["espnet_fenced"]["polls_per_cpu_s"]
+    asked = argparse.ArgumentParser(prog="python -m bench")
+    asked.add_argument("--write", action="store_true", help="into docs/ too")
+    asked.add_argument("--only", help="names as in results.json, with commas between")
+    asked.add_argument("--rounds", type=int, default=ROUNDS)
+    asked.add_argument("--seconds", type=float, default=SECONDS, help="of one window")
+    options = asked.parse_args()
+    if not Path("/proc/self/stat").exists():
+        raise SystemExit("The bench reads CPU and memory from /proc; run it on Linux.")
+    peers = everybody()
+    if options.only:
+        names = options.only.split(",")
+        if unknown := set(names) - {peer.name for peer in peers}:
+            raise SystemExit(f"There is no system {', '.join(sorted(unknown))}; see bench/peers.")
+        peers = [peer for peer in peers if peer.name in names]
+    end_when_asked()
+    results = rounds.measure(
+        peers,
+        options.rounds,
+        options.seconds,
+        lambda line: print(line, file=sys.stderr, flush=True),
     )
-    signing_us, checking_us = digest_us()
-    print(
-        f"Passwords take {share:.1%} of a trip (claimed against fenced): {signing_us:.1f} µs to sign the "
-        f"request, {checking_us:.1f} µs to check the board's proof; the rest is bytes and their way."
-    )
-    print(f"Medians of {ROUNDS} rounds, 100 boards, 34 pins each; written to {RESULTS.name}.")
+    RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
+    print(table.markdown(results))
+    passwords.main()
+    drawn = picture.PICTURE if options.write else DRAFT
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    if any(result.polls_per_cpu_s for result in results.values()):
+        picture.draw(results, drawn)
+        print(f"Written to {RESULTS} and {drawn}.")
+    if options.write:
+        table.write("bench", table.markdown(results))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""100 stand-in boards in one process: a static answer, or nearly, as little work as possible.
+"""Stand-in boards in one process: a static answer, or nearly, as little work as possible.
 
-Prints their ports as a JSON list, then answers until its standard input ends. With ``close`` every
-answer ends its connection, as 2021 firmware does. With ``fenced`` they know leases and fences; with
+Prints their ports as a JSON list, then answers until its standard input ends; each line of it is answered
+with what was done so far (`Tally`). A number says how many boards, 100 if none does, a second one the number
+of the first of them. At ``/metrics`` they say the same as text, 35 samples, because Prometheus reads no
+JSON; not those that are fenced or claimed. With ``close`` every answer ends its connection, as 2021 firmware
+does. With ``fenced`` they know leases and fences; with
 ``claimed`` they also want a signature, which they do not check, and prove that they know the password.
 With ``changing`` no two answers are alike, as on real boards: temperature, uptime and free memory differ.
 Fenced ones make the same proof and keep it: the slower board finds its collector waiting more often, and
@@ -11,7 +14,9 @@ that, too, costs the collector CPU.
 import asyncio
 import json
 import re
+import resource
 import sys
+import time
 from hashlib import sha256
 
 import uvloop
@@ -70,6 +75,22 @@ class Body:
         return self._places % (113 + n % 50 / 10, 86400.5 + 10 * n, 60_000 + n * 16 % 8_192)
 
 
+#: What each board says of its pins, which never change here, as Prometheus reads it.
+PIN_METRICS = "".join(f'espnet_gpio{{pin="{pin}"}} 0\n' for pin in PINS).encode()
+
+
+def metrics(body: bytes) -> bytes:
+    """A status as Prometheus reads it: the temperature, and a sample a pin."""
+    temperature = body.partition(b'"f":')[2].partition(b",")[0]
+    return b"espnet_f %b\n%b" % (temperature, PIN_METRICS)
+
+
+class Tally:
+    """What all boards together did: statuses that they told, by whatever path."""
+
+    told = 0
+
+
 class Board(asyncio.Protocol):
     """One connection."""
 
@@ -85,6 +106,9 @@ class Board(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         body = self._body.next()
+        if data.startswith(b"GET /metrics "):
+            body = metrics(body)
+        Tally.told += 1
         self._transport.write(self._head % len(body) + body)
         if self._close:
             self._transport.close()
@@ -119,6 +143,7 @@ class FencedBoard(asyncio.Protocol):
             part.decode() for part in (found.groups() if found else self._UNSIGNED)
         )
         body = self._body.next()
+        Tally.told += 1
         if body is not self._digested:
             self._digested, self._digest = body, sha256(body).hexdigest()
         answered = sha256(f":{uri}:{self._digest}".encode()).hexdigest()
@@ -133,10 +158,18 @@ class FencedBoard(asyncio.Protocol):
         self._transport.write(f"{head}\r\n".encode() + body)
 
 
-async def serve(close: bool, fenced: bool, claimed: bool, changing: bool) -> None:
+def answer_questions() -> None:
+    """Until nobody asks any more."""
+    for _ in sys.stdin:
+        print(json.dumps({"told": Tally.told, "cpu_s": time.process_time()}), flush=True)
+
+
+async def serve(
+    count: int, first: int, close: bool, fenced: bool, claimed: bool, changing: bool
+) -> None:
     loop = asyncio.get_running_loop()
     ports = []
-    for number in range(COUNT):
+    for number in range(first, first + count):
         body = Body(status(number, fenced, claimed), changing)
         server = await loop.create_server(
             lambda n=number, b=body: (
@@ -147,8 +180,14 @@ async def serve(close: bool, fenced: bool, claimed: bool, changing: bool) -> Non
         )
         ports.append(server.sockets[0].getsockname()[1])
     print(json.dumps(ports), flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+    await loop.run_in_executor(None, answer_questions)
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(*(word in sys.argv for word in ("close", "fenced", "claimed", "changing"))))
+    # A board is two sockets: where it listens, and the one it is asked by.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    count, first = (numbers + [COUNT, 0][len(numbers) :])[:2]
+    words = ("close", "fenced", "claimed", "changing")
+    uvloop.run(serve(count, first, *(word in sys.argv for word in words)))
