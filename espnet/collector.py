@@ -126,11 +126,13 @@ class Collector:
         try:
             while not self._stopping:
                 most = min(MAX_IN_FLIGHT - self._in_flight, BATCH)
+                # From before the locks are taken: the answer may be long under way, or this process stopped.
+                locked_until = self._clock.monotonic() + self.lock_ttl_s
                 # With no room for more, this says that somebody is here.
                 claims = await self._claim(now, most)
                 self._in_flight += len(claims)
                 if claims:
-                    batches.append(asyncio.create_task(self._poll(claims)))
+                    batches.append(asyncio.create_task(self._poll(claims, locked_until)))
                 if not claims or len(claims) < most:
                     break
         finally:
@@ -142,7 +144,7 @@ class Collector:
     async def poll(self, claims: Sequence[Claim]) -> Tick:
         """Polls devices whose locks somebody took already, and commits them."""
         self._in_flight += len(claims)
-        return await self._poll(claims)
+        return await self._poll(claims, self._clock.monotonic() + self.lock_ttl_s)
 
     def stop(self) -> None:
         """Claims nothing more; ticks under way end within their time-outs."""
@@ -209,14 +211,13 @@ class Collector:
             except StoreUnavailable as error:
                 self._outage.began(error)
 
-    async def _poll(self, claims: Sequence[Claim]) -> Tick:
+    async def _poll(self, claims: Sequence[Claim], locked_until: float) -> Tick:
         """Polls claimed devices and commits them as they end, the quick ones first."""
-        locked_until = self._clock.monotonic() + self.lock_ttl_s
         await self._recall(claims)
         await self._log_in(claims)
         others = await self._others(claims)
         ended: list[Poll] = []
-        visiting = asyncio.create_task(self._visit(claims, others, ended))
+        visiting = asyncio.create_task(self._visit(claims, others, ended, locked_until))
         failed = void = 0
         is_over = False
         while not is_over:
@@ -233,9 +234,14 @@ class Collector:
         return Tick(len(claims) - failed, failed, void)
 
     async def _visit(
-        self, claims: Sequence[Claim], others: Mapping[str, Input] | None, ended: list[Poll]
+        self,
+        claims: Sequence[Claim],
+        others: Mapping[str, Input] | None,
+        ended: list[Poll],
+        locked_until: float,
     ) -> None:
-        """Visits the boards of a batch; each poll joins ``ended`` as it ends.
+        """Visits the boards of a batch; each poll joins ``ended`` as it ends. No board is asked whose lock
+        could end under its trip: Redis was slow, or this process stood still, and somebody else may be there.
 
         In the steady state of a fleet a visit is one answer on a kept connection, of which nothing follows:
         this coroutine takes all of those. What needs more gets a task of its own.
@@ -244,11 +250,15 @@ class Collector:
         async def long_way(*trip: Any) -> None:
             ended.append(await self._trip(*trip))
 
+        if self._clock.monotonic() > locked_until - 3 * self._timeout_s:
+            ended += [Poll(claim.grant, self._clock.now()) for claim in claims]
+            return
         tasks = []
         round_: Round[tuple[Claim, Target]] = Round(self._clock, self._timeout_s)
         try:
             for claim in claims:
                 target = self._target(claim.device)
+                target.locked_until = locked_until
                 if target.is_locked_out or not target.ask(claim, round_):
                     tasks.append(asyncio.create_task(long_way(claim, target, others)))
             while answers := await round_.answers():
@@ -393,7 +403,7 @@ class Collector:
         self._observe(poll_s)
         reading, given, is_settled = self._look(claim, target, sight, poll_s, others)
         memory = None
-        if not is_settled:
+        if not is_settled and self._clock.monotonic() <= target.locked_until - self._timeout_s:
             memory, wrote = await act(
                 target, claim, sight, given, self._lift_fence, self._clock, self._timeout_s
             )

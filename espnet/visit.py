@@ -103,6 +103,8 @@ class Target:
             for pin, how in device.adc.items()
         }
         self.claimed_at = 0.0
+        #: Until when the device's lock is surely ours, in monotonic seconds.
+        self.locked_until = 0.0
         self._settled: Settled | None = None
         #: Whether somebody else has claimed the board: then it can be read, and not controlled.
         self.is_foreign = False

@@ -1,0 +1,90 @@
+"""Laws of a collector that stood still: it cannot know who was at its boards meanwhile, and asks nobody.
+
+It may have been stopped (SIGSTOP), swapped out, or waiting for Redis: what it sees is that time has passed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from board_wire import Wire
+from test_collector import collecting, polled, register, run
+
+from espnet.clock import ManualClock
+from espnet.collector import Collector, Tick
+from espnet.model import Timer
+from espnet.store import Store
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with Wire() as wire:
+        yield wire
+
+
+TTL_S = 3 * 0.3 + 5
+
+
+def pauses(redis: Store, name: str, clock: ManualClock, for_s: float) -> None:
+    """Time passes when this call of the store has come back."""
+    real: Callable[..., Any] = getattr(redis, name)
+
+    def call(*args: Any, **more: Any) -> Any:
+        found = real(*args, **more)
+        clock.advance(for_s)
+        return found
+
+    setattr(redis, name, call)
+
+
+@pytest.mark.parametrize("where", ["claim", "readings"])
+def test_a_board_is_not_asked_when_its_lock_may_end_under_the_trip(
+    wire: Wire,
+    store: Store,
+    where: str,
+) -> None:
+    """Between the locks and the first question too much time has passed: the devices are given back, due at
+    once, and nothing is said of their boards."""
+    clock = ManualClock()
+    register(store, wire, clock, 3)
+    pauses(store, where, clock, 5.5)
+
+    async def main() -> None:
+        async with collecting(store, clock, timeout_s=0.3) as collector:
+            await collector.tick(clock.now())
+            assert not wire.requests
+            assert store.views()[0].fault is None
+            delattr(store, where)
+            assert await collector.tick(clock.now()) == Tick(ok=3)
+            assert polled(store, clock) == {"0", "1", "2"}
+
+    run(main())
+
+
+def test_nothing_is_written_when_the_lock_may_have_ended_since_the_board_answered(
+    wire: Wire,
+    store: Store,
+) -> None:
+    """What was read counts, if the lock says so; what it would lead to is for the next poll to decide."""
+    clock = ManualClock()
+    (device,) = register(store, wire, clock, 1)
+    lamp = Timer(name="lamp", pin=4, start="00:00", hours=24, zone="UTC")
+    store.change_jobs(device.name, lambda _, __: (lamp,), now=clock.now())
+    stalls = [TTL_S]
+
+    async def main() -> None:
+        collector = Collector(
+            store,
+            clock,
+            holder="here",
+            interval_s=10.0,
+            timeout_s=0.3,
+            observe=lambda _: clock.advance(stalls.pop() if stalls else 0.0),
+        )
+        assert await collector.tick(clock.now()) == Tick(ok=1)
+        assert [request[:4] for request in wire.requests["127.1.0.1"]] == [b"GET "]
+        await collector.tick(clock.advance(10))
+        assert b"POST" in [request[:4] for request in wire.requests["127.1.0.1"]]
+        await collector.close()
+
+    run(main())
