@@ -13,7 +13,9 @@ from bench.processes import running
 from bench.stage import Boards, Figures, Stopwatch, free_port
 
 #: Between two polls of a board, in seconds, at first; it grows until what is read gets written too.
-INTERVAL_S, SLOWER, SLOWEST_S = 0.1, 1.5, 3.0
+INTERVAL_S, SLOWER, SLOWEST_S = 0.2, 1.5, 2.0
+#: It reads all boards at once, each interval; a window holds so many of those, or its ends would count.
+BURSTS = 12
 VALUES = 35
 CONFIG = """\
 BaseDir "{folder}"
@@ -89,7 +91,7 @@ class Collectd:
 
     def run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
         while True:
-            figures = self._run(crowd, redis_url, seconds)
+            figures = self._run(crowd, redis_url, max(seconds, BURSTS * self._interval_s))
             written = figures.redis_commands / max(1, figures.polls) / 2
             if abs(written / VALUES - 1) < 0.1:
                 return figures
