@@ -4,7 +4,7 @@ Invariants: what it does next is read from Redis at every step, so it may end at
 goes on. It writes only while it has the lease, which outlasts several steps. A bug in a board's thread
 leaves by `Driver.step`.
 
-Events: ``update.halted`` ``update.over``, and those of `install`.
+Events: ``update.halted`` ``update.over``, and those of `install`, `sending` and `trial`.
 """
 
 import secrets
@@ -20,8 +20,10 @@ from espnet.errors import DeviceLockLost, StoreUnavailable
 from espnet.model import Device, Reading
 from espnet.rollout import RETRY_S, UNDER_WAY, Progress, Rollout, decide
 from espnet.store import Store
-from espnet.updates.install import Ended, Install
+from espnet.updates.ends import Ended
+from espnet.updates.install import Install
 from espnet.updates.talk import Talk
+from espnet.updates.work import Work
 
 #: Boards that are updated at once: each takes one of its few connections, and memory there.
 AT_ONCE = 8
@@ -185,10 +187,9 @@ class Driver:
             interval_s=self._interval_s,
             timeout_s=self._timeout_s,
         )
+        work = Work(store, talk, rollout, board, note=note, wait=wait, poll=poll, clock=self._clock)
         try:
-            Install(
-                store, talk, rollout, board, note=note, wait=wait, poll=poll, clock=self._clock
-            ).run()
+            Install(work).run()
         except (Ended, StoreUnavailable):
             pass  # whoever drives next goes on where the record is
         except BaseException as bug:  # noqa: BLE001 - it leaves by `step`, in the driver's own thread
