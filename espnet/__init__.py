@@ -19,6 +19,7 @@ layer  module                                      responsibility
 =====  ==========================================  ====================================================
 0      ``errors`` ``clock``                        the error tree; time
 0      ``model`` ``samples``                       frozen records and their codecs
+0      ``names``                                   what people may call things: pure
 0      ``credential``                              boards' passwords, which nothing prints
 0      ``net/``                                    asking the network within a time
 1      ``board/``                                  every call that a board understands, sent two ways

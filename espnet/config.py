@@ -16,11 +16,8 @@ from pathlib import Path
 import msgspec
 
 from espnet.errors import UsageError
-from espnet.model import (
-    DEFAULT_INTERVAL_S,
-    INTERVAL_RANGE_S,
-    problem_with_address,
-)
+from espnet.model import DEFAULT_INTERVAL_S, INTERVAL_RANGE_S
+from espnet.names import problem_with_address
 from espnet.store import DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
 
 LOG_FORMATS = ("text", "json")

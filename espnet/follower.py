@@ -23,7 +23,8 @@ from espnet.board.digest import Login
 from espnet.clock import Clock
 from espnet.collector import Outage
 from espnet.errors import BoardError, DeviceBusy, DeviceLockLost, StoreUnavailable, UnknownDevice
-from espnet.model import Device, split_address
+from espnet.model import Device
+from espnet.names import split_address
 from espnet.store import Store
 
 #: Most addresses that are asked in a minute because a beacon named them.

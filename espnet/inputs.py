@@ -24,7 +24,8 @@ from typing import NamedTuple, cast
 import msgspec
 
 from espnet.errors import UsageError
-from espnet.model import ADC_PINS, MAX_PIN, Input, Reading, Status, problem_with_name
+from espnet.model import ADC_PINS, MAX_PIN, Input, Reading, Status
+from espnet.names import problem_with_name
 
 _DEVICE = re.compile(
     r"(?P<device>.+)\.(?:(?P<f>f)|gpio\.(?P<gpio>\d{1,2})|adc\.(?P<adc>\d{1,2})"

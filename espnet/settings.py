@@ -14,7 +14,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from espnet.errors import UsageError
-from espnet.model import CONSOLE_PINS, FLASH_PINS, INPUT_ONLY_PINS, MAX_PIN, problem_with_address
+from espnet.model import CONSOLE_PINS, FLASH_PINS, INPUT_ONLY_PINS, MAX_PIN
+from espnet.names import problem_with_address
 from espnet.windows import parse_zone
 
 #: Most bytes that a board takes.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from espnet.board.beacon import MAX_BYTES, Beacon, decode
 from espnet.board.listener import MOST_A_SECOND, Listener
-from espnet.model import problem_with_address, problem_with_name
+from espnet.names import problem_with_address, problem_with_name
 
 SAID = {
     "espnet": 1,

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import msgspec
 
 from espnet.errors import BoardError
-from espnet.model import Climate, Details, Status, decode_details, decode_status, problem_with_name
+from espnet.model import Climate, Details, Status, decode_details, decode_status
+from espnet.names import problem_with_name
 
 #: Most bytes that an answer's body may have; a full status is under 1 KB.
 MAX_ANSWER_BYTES = 64 * 1024

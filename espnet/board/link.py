@@ -25,7 +25,7 @@ import msgspec
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
 from espnet.board.digest import MAX_ASKED, Login, OddChallenge
 from espnet.errors import BoardError
-from espnet.model import split_address
+from espnet.names import split_address
 
 #: What a board's head may add to its body.
 _MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024

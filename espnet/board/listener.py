@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 
 from espnet.board.beacon import MAX_BYTES, Beacon, decode
-from espnet.model import split_address
+from espnet.names import split_address
 
 #: Datagrams that are looked at in a second: a fleet of 5,000 boards sends 83.
 MOST_A_SECOND = 1000

@@ -24,7 +24,8 @@ from espnet.cli.describe import access
 from espnet.cli.render import Line, Records, Report, Section
 from espnet.cli.session import Session
 from espnet.errors import BoardError, EspNetError, StoreUnavailable
-from espnet.model import View, split_address
+from espnet.model import View
+from espnet.names import split_address
 from espnet.net.names import resolve
 
 #: Most boards that are listed, and most addresses of one.

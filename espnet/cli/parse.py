@@ -7,10 +7,8 @@ from espnet.errors import UsageError
 from espnet.model import (
     MAX_PIN,
     Device,
-    problem_with_address,
-    problem_with_name,
-    problem_with_tag,
 )
+from espnet.names import problem_with_address, problem_with_name, problem_with_tag
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 #: Most characters of a typed word that an error repeats.
