@@ -9,6 +9,7 @@
        │       board    one board's wires, faults, power, room
        │         │  └── room    a room with a heater, as a pure formula
        │       state    the page of memory that a board's process shares with this one
+       │         └── network    what is in the air, and what the board made of it
     process ── zygote   forks board processes, which end with their parent
        │
       line ── loader    the serial line: a pseudo-terminal for mpremote, and for esptool the ROM's

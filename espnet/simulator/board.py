@@ -22,8 +22,9 @@ from espnet.simulator.checks import FAULTS_FULL, number, only, pin_number
 from espnet.simulator.chip import Chip
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.line import Line
+from espnet.simulator.network import DNS, NTP
 from espnet.simulator.room import Room, RoomState
-from espnet.simulator.state import CAUSES, DNS, NTP, State
+from espnet.simulator.state import CAUSES, State
 
 #: Where the simulator's own calls come from: boards neither log nor spoil these.
 OWN_ADDRESS = "127.0.0.2"
@@ -104,16 +105,16 @@ class SimulatedBoard:
             if found is not None:
                 todo += found
             elif name == "rssi":
-                todo.append((state.set_rssi, round(number("rssi", value, -128, -1))))
+                todo.append((state.network.set_rssi, round(number("rssi", value, -128, -1))))
             elif name == "wifi":
-                todo.append((state.set_wifi, _wifi(value)))
+                todo.append((state.network.set_wifi, _wifi(value)))
             elif name == "address":
-                todo.append((state.set_address, _address(value)))
+                todo.append((state.network.set_address, _address(value)))
             elif name in ("ntp", "dns"):
                 known = NTP if name == "ntp" else DNS
                 if value not in known:
                     raise SimulatorError(f"{name} is one of {', '.join(known)}, not {value!r}.")
-                todo.append((partial(state.set_servers, **{name: value}),))
+                todo.append((partial(state.network.set_servers, **{name: value}),))
             elif name == "speed":
                 todo.append((self._set_speed, number("speed", value, 1, SPEED_MAX)))
             elif name == "room":

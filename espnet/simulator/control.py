@@ -193,7 +193,7 @@ def _get(board: SimulatedBoard, what: Any, rest: dict[str, Any]) -> dict[str, An
     if what == "room":
         return {"room": board.describe_room()}
     if what == "network":
-        return {"network": state.network()}
+        return {"network": state.network.describe()}
     if what == "console":
         return {"console": board.console()}
     if what == "flash":

@@ -90,7 +90,7 @@ class Board:
     @property
     def network(self) -> dict[str, Any]:
         """The board's part in the network: ssid, address, host name, its access point."""
-        return self._board.state.network()
+        return self._board.state.network.describe()
 
     @property
     def time_s(self) -> float:

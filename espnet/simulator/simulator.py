@@ -179,7 +179,7 @@ class Simulator:
             self,
         )
         if self._beacon_port is not None:
-            board.state.set_beacon_port(self._beacon_port)
+            board.state.network.set_beacon_port(self._beacon_port)
             if has_firmware:
                 flash.put_network(folder / "flash")
         if self._speed != 1:

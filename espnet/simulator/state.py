@@ -51,6 +51,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet.simulator.network import Network
+
 SIZE = 8192 + 1024 * 64 + 4096
 PINS = tuple(n for n in range(40) if n not in (20, 24, 28, 29, 30, 31))
 FLASH_PINS = (6, 7, 8, 9, 10, 11)
@@ -80,21 +82,6 @@ FAULTS = {
     "refuse": 13,
 }
 
-#: What the network's servers for names and for time may be told to answer.
-DNS = {"none": 0, "good": 1, "garbage": 2, "wrong_id": 3, "no_such_name": 4}
-NTP = {
-    "none": 0,
-    "good": 1,
-    "garbage": 2,
-    "kiss": 3,
-    "wrong_origin": 4,
-    "far_future": 5,
-    "past": 6,
-    "wrong_mode": 7,
-    "unsynchronised": 8,
-    "short": 9,
-}
-
 _FAULT_NAMES = {number: name for name, number in FAULTS.items()}
 
 _MODES = {0: "unset", 1: "in", 3: "out", 7: "open_drain"}
@@ -102,7 +89,6 @@ _PULLS = {0: None, 1: "down", 2: "up", 3: "up"}
 _SLOTS = range(704, 1728, 128)
 _HISTORY, _HISTORY_SIZE = 4096, 256
 _LOG, _LOG_SIZE = 8192, 1024
-_NET = 73728
 #: 2000-01-01, where a chip's clock begins when it gets power.
 _RTC_START_S = 946684800
 _NOBODY = 255
@@ -153,7 +139,8 @@ class Change:
 
 
 class State:
-    """One board's shared page. Every method is a few bytes of memory; none blocks."""
+    """One board's shared page; ``network`` is what lies there of its network. Every method is a few bytes of
+    memory; none blocks."""
 
     def __init__(self, path: Path, *, board_id: str, port: int, seed: int) -> None:
         new = not path.exists() or path.stat().st_size != SIZE
@@ -164,13 +151,12 @@ class State:
         page = self._page
         page[0:8192] = bytes(8192)
         page[0] = 1
-        page[6] = 1
-        page[_NET + 1024 : _NET + 1028] = bytes((127, 0, 0, 1))
-        page[_NET + 1158] = page[_NET + 1159] = 1
-        struct.pack_into("<H6sBxh", page, 10, port, bytes.fromhex(board_id), 256 - 57, 4500)
+        struct.pack_into("<H6s", page, 10, port, bytes.fromhex(board_id))
+        self.set_board_c(45)
         struct.pack_into("<I", page, 40, seed & 0x7FFFFFFF)
         for pin in range(40):
             page[64 + pin * 16 + 3] = _NOBODY
+        self.network = Network(page)
 
     def close(self) -> None:
         self._page.close()
@@ -197,9 +183,7 @@ class State:
         ``now_s``: Unix time; the clock of a chip that gets power begins in 2000.
         """
         page = self._page
-        page[_NET + 1028] = page[_NET + 1047] = page[_NET + 1116] = 0
-        page[_NET + 1080 : _NET + 1090] = _text("mpy-esp32", 9)
-        page[_NET + 1113 : _NET + 1116] = _text("XX", 2)
+        self.network.begin_boot()
         page[1], page[2], page[3] = 0, CAUSES[cause], 0
         page[8] = 0
         struct.pack_into("<II", page, 24, 0, 0)
@@ -221,54 +205,6 @@ class State:
     @property
     def board_c(self) -> float:
         return float(struct.unpack_from("<h", self._page, 20)[0]) / 100
-
-    def set_wifi(self, there: bool | list[tuple[str, str]]) -> None:
-        """No network, any network, or these access points: (SSID, password), at most eight."""
-        points = there if isinstance(there, list) else []
-        packed = [_text(ssid, 32) + _text(key, 64) for ssid, key in points]
-        self._page[_NET : _NET + 1024] = b"".join(p.ljust(128, b"\0") for p in packed).ljust(
-            1024, b"\0"
-        )
-        self._page[6] = 2 if isinstance(there, list) else there
-
-    def set_address(self, address: bytes) -> None:
-        self._page[_NET + 1024 : _NET + 1028] = address
-
-    def set_servers(self, *, dns: str | None = None, ntp: str | None = None) -> None:
-        if dns is not None:
-            self._page[_NET + 1158] = DNS[dns]
-        if ntp is not None:
-            self._page[_NET + 1159] = NTP[ntp]
-
-    def set_beacon_port(self, port: int | None) -> None:
-        struct.pack_into("<H", self._page, _NET + 1156, port or 0)
-
-    def network(self) -> dict[str, object]:
-        """The board's part in the network, as a neighbour and a test see it; no password is in it."""
-        page = self._page
-
-        def text(at: int) -> str:
-            return page[at + 1 : at + 1 + page[at]].decode("utf-8", "replace")
-
-        def address(at: int) -> str:
-            return ".".join(map(str, page[at : at + 4]))
-
-        names = ("address", "mask", "gateway", "dns")
-        fixed = {name: address(_NET + 1029 + 4 * n) for n, name in enumerate(names)}
-        ssid = text(_NET + 1047) or None
-        given = address(_NET + 1024)
-        dns_asked, ntp_asked = struct.unpack_from("<II", page, _NET + 1160)
-        point = {"ssid": text(_NET + 1118), "authmode": page[_NET + 1117]}
-        return {
-            "ssid": ssid,
-            "address": (fixed["address"] if page[_NET + 1028] else given) if ssid else None,
-            "static": fixed if page[_NET + 1028] else None,
-            "hostname": text(_NET + 1080),
-            "country": text(_NET + 1113),
-            "ap": point if page[_NET + 1116] else None,
-            "dns_asked": dns_asked,
-            "ntp_asked": ntp_asked,
-        }
 
     @property
     def rtc_offset_s(self) -> int:
@@ -297,9 +233,6 @@ class State:
         slot = 2 if self._page[7] == 1 else 1
         struct.pack_into("<Qq", self._page, 1712 + 16 * slot, milli, offset)
         self._page[7] = slot
-
-    def set_rssi(self, dbm: int) -> None:
-        self._page[18] = _clamp(dbm, -128, -1) + 256
 
     def watchdog(self) -> tuple[int, int]:
         """Time-out in ms (0 = not started) and how often it was fed."""
@@ -493,11 +426,6 @@ class State:
             )
             found.append(Change(at_us / 1e6, pin, level))
         return found
-
-
-def _text(text: str, size: int) -> bytes:
-    data = text.encode()
-    return bytes((len(data),)) + data.ljust(size, b"\0")
 
 
 def _clamp(value: float, low: int, high: int) -> int:
