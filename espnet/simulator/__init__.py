@@ -2,9 +2,12 @@
 
 ::
 
-    simulator   many boards in one event loop; restarts, watchdogs, ports     fleet    the same for
+    simulator   many boards in one event loop; their starts and restarts      fleet    the same for
        │  │                                                                            programs without
-       │  └── control   one Unix socket a board, JSON lines                            an event loop
+       │  ├── premises     folders, locks, ports, the firmware                         an event loop
+       │  ├── ids          hardware ids
+       │  ├── watchdogs    which boards have not fed theirs
+       │  └── control      one Unix socket a board, JSON lines
        │         │
        │       board    one board's wires, faults, power, room
        │         │  └── room    a room with a heater, as a pure formula

@@ -8,16 +8,13 @@ process, socket or private folder is left.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import shutil
 import signal
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from espnet import firmware
 from espnet.clock import Clock, SystemClock
@@ -26,9 +23,12 @@ from espnet.simulator import control, flash, limits
 from espnet.simulator.board import SimulatedBoard, call
 from espnet.simulator.chip import Chip
 from espnet.simulator.errors import SimulatorError
+from espnet.simulator.ids import board_ids
 from espnet.simulator.line import Line
+from espnet.simulator.premises import Premises
 from espnet.simulator.process import Launcher, find_micropython
 from espnet.simulator.state import AT_PROMPT, PROGRAM, PROGRAM_THEN_PROMPT, PROMPT, SIZE
+from espnet.simulator.watchdogs import Watchdogs
 
 #: The exit code of `launch.py` when main.py ended: the board sits at its prompt.
 _HALTED = 3
@@ -36,7 +36,6 @@ _START_TIMEOUT_S = 30.0
 _STARTS_AT_ONCE = 16
 _RESTART_DELAY_S = (0.0, 0.2, 5.0)  # first, from the second on doubling, at most
 _TICK_S = 0.05
-_TURN_S = 1.0
 _CONSOLE_LIMIT = 1 << 18
 #: Open files of a board here: its port, its control socket, its page; clients of the socket come on top.
 _FILES_EACH, _OTHER_FILES = 3, 256
@@ -47,26 +46,6 @@ HOLDS = ("nothing", "micropython", "firmware")
 #: ``ready`` (first start), ``reset`` (cause), ``died`` (how), ``halted``, ``silent``, ``off``; of boards
 #: with a serial line also ``blank`` (nothing to boot) and ``loader`` (esptool has them).
 OnEvent = Callable[[SimulatedBoard, str, str], None]
-
-
-def board_ids(seed: int, count: int) -> list[str]:
-    """Hardware ids, the same for the same seed; the first three look like numbers.
-
-    Ids such as ``2e9672320848`` and ``103466711205`` are what mangles on its way through programs
-    that guess types, so every fleet has some.
-    """
-    found: list[str] = []
-    n = 0
-    while len(found) < count:
-        digest = hashlib.sha256(f"espnet/{seed}/{n}".encode()).hexdigest()
-        digits = str(int(digest, 16))[-12:].zfill(12)
-        shape = n % 10
-        made = {0: "2e" + digits[:10], 1: "1" + digits[:11], 2: "1e" + digits[:10]}.get(shape)
-        made = made or digest[:12]
-        if made not in found[-64:] and made not in set(found):
-            found.append(made)
-        n += 1
-    return found
 
 
 class Simulator:
@@ -107,8 +86,9 @@ class Simulator:
         if holds not in HOLDS:
             raise SimulatorError(f"A board holds {', '.join(HOLDS)}; not {holds!r}.")
         self._serial, self._holds = serial, holds
-        self._count, self._seed, self._firmware, self._directory = count, seed, firmware, directory
-        self._heap, self._compiled, self._port, self._chip = heap, compiled, port, chip
+        self._count, self._seed, self._firmware = count, seed, firmware
+        self._heap, self._compiled, self._chip = heap, compiled, chip
+        self._premises = Premises(count, directory=directory, port=port, serial=serial)
         self._on_ready, self._on_event = on_ready, on_event
         self._clock = clock or SystemClock()
         self.boards: list[SimulatedBoard] = []
@@ -117,15 +97,10 @@ class Simulator:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._next: dict[int, str] = {}
         self._failures: dict[int, int] = {}
-        self._fed: dict[int, tuple[int, float]] = {}
-        self._reserved: list[socket.socket] = []
+        self._watchdogs = Watchdogs()
         self._servers: list[control.ControlServer] = []
         self._killing: set[asyncio.Task[None]] = set()
         self._prompts: set[int] = set()
-        self._locks: list[IO[str]] = []
-        self._runtime: Path | None = None
-        self._launch = self._home = Path()
-        self._program: dict[str, bytes] = {}
         self._ticker: asyncio.Task[None] | None = None
 
     # Starting and stopping
@@ -133,7 +108,11 @@ class Simulator:
     async def start(self) -> None:
         """Starts every board; returns when each answered ``GET /``."""
         try:
-            await self._prepare()
+            find_micropython()
+            limits.need_files(_FILES_EACH * self._count + _OTHER_FILES, f"{self._count:,} boards")
+            limits.need_processes(self._count)
+            limits.need_memory(self._count)
+            await self._premises.prepare(self._firmware or firmware.find(), self._compiled)
             self._ticker = asyncio.create_task(self._tick())
             for number, board_id in enumerate(board_ids(self._seed, self._count)):
                 # The first boards boot while the others are still being made.
@@ -144,37 +123,18 @@ class Simulator:
             await self.stop()
             raise
 
-    async def _prepare(self) -> None:
-        find_micropython()
-        limits.need_files(_FILES_EACH * self._count + _OTHER_FILES, f"{self._count:,} boards")
-        limits.need_processes(self._count)
-        limits.need_memory(self._count)
-        runtime, lock = flash.runtime_folder(self._count, serial=self._serial)
-        self._runtime = runtime
-        self._locks.append(lock)
-        self._home = runtime
-        if self._directory is not None:
-            self._home = self._directory.resolve()
-            self._locks.append(flash.lock_folder(self._home))
-        source = self._firmware or firmware.find()
-        prepared = runtime / "firmware"
-        await asyncio.to_thread(flash.prepare, source, prepared, compiled=self._compiled)
-        self._program = await asyncio.to_thread(flash.read, prepared)
-        self._launch = await asyncio.to_thread(flash.put_hardware, runtime / "hardware")
-
     async def _make(self, number: int, board_id: str) -> SimulatedBoard:
         """One board with all that it has but a process."""
-        assert self._runtime is not None
-        folder = self._home / board_id
+        folder = self._premises.home / board_id
         folder.mkdir(exist_ok=True)
         has_firmware = not self._serial or self._holds == "firmware"
-        flash.put(self._program if has_firmware else {}, folder / "flash")
+        flash.put(self._premises.program if has_firmware else {}, folder / "flash")
         board = SimulatedBoard(
             number,
             board_id,
-            self._reserve(number),
+            self._premises.reserve(number),
             folder,
-            self._runtime / f"{board_id}.sock",
+            self._premises.runtime / f"{board_id}.sock",
             self._seed,
             self,
         )
@@ -195,8 +155,7 @@ class Simulator:
 
     def _connect(self, board: SimulatedBoard) -> None:
         """Gives the board a chip and a serial line."""
-        assert self._runtime is not None
-        board.image = self._runtime / "micropython.bin"
+        board.image = self._premises.runtime / "micropython.bin"
         board.image.write_bytes(chips.image())
         path = board.folder / "chip"
         is_fresh = not path.exists()
@@ -230,23 +189,6 @@ class Simulator:
         else:
             self._ended(board.number, 0)
 
-    def _reserve(self, number: int) -> int:
-        """Binds the board's port without listening: nobody else gets it, and nobody is answered.
-
-        The board binds it too (both with SO_REUSEADDR, one of them listens).
-        """
-        reserved = socket.socket()
-        self._reserved.append(reserved)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        port = 0 if self._port is None else self._port + number
-        try:
-            reserved.bind(("127.0.0.1", port))
-        except OSError as e:
-            raise SimulatorError(
-                f"Port {port} of 127.0.0.1 is taken ({e.strerror}); name another first port."
-            ) from e
-        return int(reserved.getsockname()[1])
-
     async def stop(self) -> None:
         """Ends every board and removes what was private. Any number of times."""
         ticker = [self._ticker] if self._ticker else []
@@ -259,17 +201,9 @@ class Simulator:
         for server in self._servers:
             await server.stop()
         self._servers.clear()
-        for reserved in self._reserved:
-            reserved.close()
-        self._reserved.clear()
         for board in self.boards:
             board.end()
-        if self._runtime is not None:
-            shutil.rmtree(self._runtime, ignore_errors=True)  # no thread: the program may be ending
-            self._runtime = None
-        for lock in self._locks:
-            lock.close()
-        self._locks.clear()
+        self._premises.close()
 
     async def __aenter__(self) -> Simulator:
         await self.start()
@@ -353,7 +287,7 @@ class Simulator:
         async with self._gate:
             board.state.begin_boot(cause, self.now_s())
             board.power_fell(self.monotonic_s())
-            self._fed.pop(board.number, None)
+            self._watchdogs.forget(board.number)
             board.boots += 1
             if board.forgiven:
                 flash.forgive(board.flash)
@@ -374,7 +308,7 @@ class Simulator:
             self._prompts.discard(board.number)
             board.state.set_course(then)
             arguments = ["ADDRESS", str(SIZE), self._chip, str(board.flash)]
-            order["argv"] = ["micropython", *heap, str(self._launch), *arguments]
+            order["argv"] = ["micropython", *heap, str(self._premises.launch), *arguments]
             board.pid = await self._launcher.start(board.number, order)
             try:
                 async with asyncio.timeout(_START_TIMEOUT_S):
@@ -487,25 +421,19 @@ class Simulator:
                 if board.phase == "ready" and board.state.phase == AT_PROMPT:
                     self._is_at_prompt(board)  # somebody typed Ctrl-C
             if ticks % 2 == 0:
-                await self._watchdogs(now_s)
+                await self._look_at_watchdogs(now_s)
             if ticks % 200 == 0:
                 self._shorten_consoles()
 
-    async def _watchdogs(self, now_s: float) -> None:
+    async def _look_at_watchdogs(self, now_s: float) -> None:
         for board in self.boards:
-            timeout_ms, fed = board.state.watchdog()
-            if not timeout_ms or board.phase == "off":
+            if board.phase == "off" or not self._watchdogs.is_over(board, now_s):
                 continue
-            seen, since_s = self._fed.get(board.number, (-1, now_s))
-            if fed != seen:
-                self._fed[board.number] = (fed, now_s)
-            elif now_s - since_s > _limit_s(timeout_ms, board.state.speed):
-                del self._fed[board.number]
-                if self._launcher.runs(board.number):
-                    self._next[board.number] = "watchdog"
-                    await self._launcher.kill(board.number)
-                elif board.phase == "halted":
-                    self._begin(board, "watchdog", self._delay_s(board.number))
+            if self._launcher.runs(board.number):
+                self._next[board.number] = "watchdog"
+                await self._launcher.kill(board.number)
+            elif board.phase == "halted":
+                self._begin(board, "watchdog", self._delay_s(board.number))
 
     def _shorten_consoles(self) -> None:
         for board in self.boards:
@@ -514,13 +442,6 @@ class Simulator:
                     os.truncate(board.console_path, 0)
             except FileNotFoundError:
                 continue
-
-
-def _limit_s(timeout_ms: int, speed: float) -> float:
-    """How long a watchdog waits. It counts the board's time, but gives a fast board a second of this
-    machine, in which every process that lives gets its turn."""
-    limit_s = timeout_ms / 1000
-    return limit_s if speed == 1 else max(limit_s / speed, min(limit_s, _TURN_S))
 
 
 async def simulate(count: int, **options: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from espnet.errors import FirmwareError
 from espnet.simulator import Fleet, Simulator, SimulatorError, flash, simulate
-from espnet.simulator.simulator import board_ids
+from espnet.simulator.ids import board_ids
 
 from .probing import PROBE, Client, until
 

@@ -22,12 +22,12 @@ from espnet.clock import Clock, SystemClock
 from espnet.simulator import flash
 from espnet.simulator.control import ControlServer
 from espnet.simulator.errors import SimulatorError
+from espnet.simulator.ids import board_ids
 from espnet.simulator.light.board import LightBoard
 from espnet.simulator.light.control import LightControl
 from espnet.simulator.light.program import Program
 from espnet.simulator.light.wire import Wire
 from espnet.simulator.limits import need_files
-from espnet.simulator.simulator import board_ids
 
 MOST = 10_000
 _PORTS = range(16_384, 32_768)
