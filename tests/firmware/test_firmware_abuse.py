@@ -20,8 +20,8 @@ from espnet.simulator.fleet import Board
 
 from .digest_client import Person, claim_by_hand
 from .firmware_client import ask, connect, free_bytes, levels, raw, statuses, until
+from .requesting import GOOD, form, settled
 from .test_firmware_http import HASTY
-from .test_firmware_memory import GOOD, form, settled
 
 REQUESTS = 10_000
 GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"

@@ -10,7 +10,7 @@ import pytest
 from espnet.simulator.fleet import Board
 
 from .firmware_client import ask, connect, raw, receive, statuses, until
-from .test_firmware_memory import form
+from .requesting import form
 
 GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"
 

@@ -12,26 +12,20 @@ from espnet.simulator.fleet import Board
 
 from .digest_client import Digest, Person, claim_by_hand
 from .firmware_client import ask, levels, raw
-from .test_firmware_memory import settled
+from .requesting import form, settled
 
 MUTANTS = 5000  # of open and of claimed boards each
 
-
-def post(path: str, body: bytes, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
 SEEDS = [
-    post("/gpio", b'{"pin":[4,5,12],"value":1}', "Host: b", "Content-Type: application/json"),
-    post("/gpio", b"pin=4%2C5&value=1\n"),
-    post("/gpio", b"pin=4&value=2"),
-    post("/gpio", b"pin=21,22&value=1&lease_s=3000&safe=high&by=a+person&fence=7"),
-    post("/adc", b"read_pin=36&samples=001"),
-    post("/adc", b'{"read_pin": 36, "samples": 1}'),
-    post("/dht22", b"read_pin=15"),
-    post("/set_host", b"ip=10.0.0.1"),
-    post(
+    form("/gpio", b'{"pin":[4,5,12],"value":1}', "Host: b", "Content-Type: application/json"),
+    form("/gpio", b"pin=4%2C5&value=1\n"),
+    form("/gpio", b"pin=4&value=2"),
+    form("/gpio", b"pin=21,22&value=1&lease_s=3000&safe=high&by=a+person&fence=7"),
+    form("/adc", b"read_pin=36&samples=001"),
+    form("/adc", b'{"read_pin": 36, "samples": 1}'),
+    form("/dht22", b"read_pin=15"),
+    form("/set_host", b"ip=10.0.0.1"),
+    form(
         "/claim", b"ha1=" + b"A" * 64
     ),  # right but for upper case: nobody may come to own this board
     b"GET /?a=b HTTP/1.1\r\nHost: board\r\nAccept: */*\r\n\r\n",

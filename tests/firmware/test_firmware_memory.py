@@ -14,28 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from .firmware_client import Board, ask, connect, free_bytes, levels, raw
+from .requesting import GOOD, settled
 
 REQUESTS = 2000
-
-
-def form(path: str, body: bytes) -> bytes:
-    return b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
-
-
-GOOD = [
-    *[b"GET / HTTP/1.1\r\nHost: board\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n"] * 20,
-    b"GET /ui HTTP/1.1\r\n\r\n",
-    b"GET /details HTTP/1.1\r\n\r\n",
-    form("/gpio", b"pin=4,5,12,13&value=1"),
-    form("/gpio", b'{"pin": [4, 5, 12, 13], "value": 0}'),
-    form("/gpio", b"pin=34&value=1"),
-    form("/gpio", b"pin=4&value=often"),
-    form("/dht22", b"read_pin=15"),
-    form("/dht22", b"read_pin=16"),
-    form("/adc", b"read_pin=36&power_pin=4&samples=1"),
-    form("/set_host", b"ip=10.0.0.1"),
-    form("/nothing", b"x" * 4000),
-]
 
 
 def mixed_requests(board: Board, count: int, seed: int) -> None:
@@ -58,13 +39,6 @@ def mixed_requests(board: Board, count: int, seed: int) -> None:
                 while len(body) < length:
                     body += client.recv(65536)
                 sent += 1
-
-
-def settled(board: Board) -> int:
-    """The free heap when, of the modules that come when they are asked for, always the same are there."""
-    ask(board, "POST", "/gpio", b"pin=34&value=1")
-    ask(board, "GET", "/details")
-    return free_bytes(board)
 
 
 def test_free_heap_is_flat(make_board) -> None:
