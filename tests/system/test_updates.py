@@ -294,16 +294,27 @@ def test_a_bad_version_is_stopped_at_the_second_wave_too(
     assert [row["state"] for row in found["boards"].values()] == ["done", "failed", "done"]
 
 
+def wait_for_pieces(way: Way) -> None:
+    """Until the board has been sent some pieces of a version."""
+    wait_for("pieces", lambda: sum(b"file=" in line for line in way.asked) > 5, UPDATE_S)
+
+
+def in_the_middle(world: World, way: Way, new: Path, commands: Callable[..., Command]) -> Command:
+    """A command that updates the board `porch`, and is in the middle of the transfer."""
+    world.espcli("register", way.address, "porch")
+    command = commands(world, "update", "porch", "--to", str(new), *QUICK)
+    wait_for_pieces(way)
+    return command
+
+
 def test_who_drove_and_was_killed_is_replaced(
     world: World, own_boards: Boards, tmp_path: Path, commands: Callable[..., Command]
 ) -> None:
     """A collector goes on in the middle of the transfer; nobody has to say anything."""
     (board,) = own_boards(1)
     with Way(board) as way:
-        world.espcli("register", way.address, "porch")
         new = version_of(tmp_path, "7.0", all_files=True)
-        command = commands(world, "update", "porch", "--to", str(new), *QUICK)
-        wait_for("pieces", lambda: sum(b"file=" in line for line in way.asked) > 5, UPDATE_S)
+        command = in_the_middle(world, way, new, commands)
         command.end(signal.SIGKILL)
         row = status(world)["boards"]["porch"]
         assert row["state"] == "sending"
@@ -318,10 +329,8 @@ def test_who_interrupts_it_is_told_and_can_go_on(
     """Ctrl-C in the middle of the transfer: exit code 130, one sentence; `resume` ends it well."""
     (board,) = own_boards(1)
     with Way(board) as way:
-        world.espcli("register", way.address, "porch")
         new = version_of(tmp_path, "7.0", all_files=True)
-        command = commands(world, "update", "porch", "--to", str(new), *QUICK)
-        wait_for("pieces", lambda: sum(b"file=" in line for line in way.asked) > 5, UPDATE_S)
+        command = in_the_middle(world, way, new, commands)
         code, out, err = command.end(signal.SIGINT)
         assert (code, out) == (130, "")
         assert "`espcli update resume` goes on" in err.splitlines()[-1]
@@ -337,10 +346,8 @@ def test_a_stopped_update_ends_before_the_switch(
     (board,) = own_boards(1)
     old = on_board(board)
     with Way(board) as way:
-        world.espcli("register", way.address, "porch")
         new = version_of(tmp_path, "7.0", all_files=True)
-        command = commands(world, "update", "porch", "--to", str(new), *QUICK)
-        wait_for("pieces", lambda: sum(b"file=" in line for line in way.asked) > 5, UPDATE_S)
+        command = in_the_middle(world, way, new, commands)
         world.espcli("update", "stop")
         assert command.wait()[0] == 0
         assert "stop" in world.espcli("update", "stop", code=1)
@@ -427,7 +434,7 @@ def test_a_board_that_moves_in_the_middle_is_followed(
         world.espcli("register", first.address, "porch")
         new = version_of(tmp_path, "7.0", all_files=True)
         command = commands(world, "update", "porch", "--to", str(new), *QUICK)
-        wait_for("pieces", lambda: sum(b"file=" in line for line in first.asked) > 5, UPDATE_S)
+        wait_for_pieces(first)
         first.port = 1  # where nobody listens
         world.espcli("register", second.address, "porch")
         assert command.wait()[0] == 0
@@ -497,7 +504,7 @@ def test_redis_that_goes_away_in_the_middle_is_waited_for(
         world.espcli("register", way.address, "porch")
         new = version_of(tmp_path, "7.0", all_files=True)
         with Command(world, "update", "porch", "--to", str(new), *QUICK) as command:
-            wait_for("pieces", lambda: sum(b"file=" in line for line in way.asked) > 5, UPDATE_S)
+            wait_for_pieces(way)
             own_redis.kill()
             own_redis.start()
             assert command.wait()[0] == 0
