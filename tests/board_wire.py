@@ -5,6 +5,7 @@ id and a script of its own. It runs in a thread, so that blocking clients can be
 """
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -12,9 +13,9 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, NamedTuple
 
 Then = Literal["keep", "close", "reset", "hang", "half"]
 
@@ -65,6 +66,27 @@ def open_sockets() -> int:
         with suppress(OSError):
             count += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
     return count
+
+
+def run_on(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[None, None, None]
+) -> None:
+    """Runs on such a loop; nobody shouts into its handler of forgotten errors."""
+    complaints: list[Any] = []
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        runner.run(asyncio.wait_for(main, 60))
+    assert complaints == []
+
+
+@contextmanager
+def no_leak(more: int = 0) -> Iterator[None]:
+    """Leaves as many sockets as it found, or so many ``more``, and no ResourceWarning to whoever collects."""
+    gc.collect()
+    before = open_sockets()
+    yield
+    gc.collect()
+    eventually(lambda: open_sockets() <= before + more)
 
 
 class Wire:

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import redis
 import structlog
+from board_wire import Wire, eventually
 
 from espnet import server
 from espnet.store import Store
@@ -166,6 +167,21 @@ def new_store(redis_url: str) -> Iterator[Callable[..., Store]]:
 @pytest.fixture
 def store(new_store: Callable[..., Store]) -> Store:
     return new_store()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """Boards at the wire; whoever called them has hung up at the end."""
+    with Wire() as wire:
+        yield wire
+        eventually(lambda: not any(wire.open.values()))
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """What was logged, event by event."""
+    with structlog.testing.capture_logs() as events:
+        yield events
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Both clients stand before the same script: the blocking one, and the collector's
 """
 
 import asyncio
-import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import uvloop
-from board_wire import Say, Wire, answer, eventually, open_sockets, status_body
+from board_wire import Say, Wire, answer, eventually, no_leak, status_body
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,12 +65,8 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_leak() -> Iterator[None]:
-    """These tests leave as many sockets as they found, and no ResourceWarning to whoever collects."""
-    gc.collect()
-    before = open_sockets()
-    yield
-    gc.collect()
-    eventually(lambda: open_sockets() <= before)
+    with no_leak():
+        yield
 
 
 class Case(NamedTuple):

@@ -1,12 +1,12 @@
 """Laws of `espnet.board.link`: how the collector's connections live (their answers: test_board_client)."""
 
 import asyncio
-import gc
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 
 import pytest
 import uvloop
-from board_wire import Say, Wire, answer, eventually, open_sockets, status_body
+from board_wire import Say, Wire, answer, eventually, no_leak, run_on, status_body
 
 from espnet.board.calls import GET_BASIC
 from espnet.board.link import Link, request_bytes
@@ -23,26 +23,14 @@ Run = Callable[[Coroutine[None, None, None]], None]
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs on one of both loops; nobody shouts into the loop's handler of forgotten errors."""
-
-    def run(main: Coroutine[None, None, None]) -> None:
-        complaints = []
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
-            runner.run(asyncio.wait_for(main, 60))
-        assert complaints == []
-
-    return run
+    """Runs on one of both loops."""
+    return partial(run_on, request.param)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_leak() -> Iterator[None]:
-    """These tests leave as many sockets as they found, and no ResourceWarning to whoever collects."""
-    gc.collect()
-    before = open_sockets()
-    yield
-    gc.collect()
-    eventually(lambda: open_sockets() <= before)
+    with no_leak():
+        yield
 
 
 async def until(condition: Callable[[], object]) -> None:

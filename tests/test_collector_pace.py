@@ -2,16 +2,14 @@
 moves when told."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 import redis
-import structlog
-from board_wire import Wire, answer, board_id, eventually, status_body
+from board_wire import Wire, answer, board_id, status_body
+from collecting import HANG, collecting, host, names, register, run, until
 from conftest import RedisProcess
-from test_collector import HANG, collecting, host, names, register, run, until
 
 from espnet.clock import ManualClock
 from espnet.collector import Collector, Tick, poll_now
@@ -63,28 +61,8 @@ class Board:
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as wire:
-        yield wire
-        eventually(lambda: not any(wire.open.values()))
-
-
-@pytest.fixture
 def board(wire: Wire) -> Board:
     return Board(wire)
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Store]:
-    store = Store(redis_url)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def log() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as events:
-        yield events
 
 
 async def poll(collector: Collector, store: Store, clock: ManualClock, count: int = 1) -> View:

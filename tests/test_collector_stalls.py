@@ -3,24 +3,17 @@
 It may have been stopped (SIGSTOP), swapped out, or waiting for Redis: what it sees is that time has passed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from board_wire import Wire
-from test_collector import collecting, polled, register, run
+from collecting import collecting, polled, register, run
 
 from espnet.clock import ManualClock
 from espnet.collector import Collector, Tick
 from espnet.model import Timer
 from espnet.store import Store
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as wire:
-        yield wire
-
 
 TTL_S = 3 * 0.3 + 5
 
