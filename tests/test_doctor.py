@@ -273,15 +273,18 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_a_fact_that_is_wrong_is_one_problem_with_a_next_step(name: str) -> None:
-    """Each by itself: its severity, what it says, what to do; and nothing besides."""
-    facts, severity, what, next_step = TABLE[name]
+def is_one_problem(facts: Facts, severity: str, what: str, next_step: str) -> None:
     (problem,) = problems(facts)
     assert problem.severity == severity
     assert what in problem.what
     assert next_step in problem.next_step
     assert "\n" not in problem.what + problem.next_step
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_fact_that_is_wrong_is_one_problem_with_a_next_step(name: str) -> None:
+    """Each by itself: its severity, what it says, what to do; and nothing besides."""
+    is_one_problem(*TABLE[name])
 
 
 def test_a_world_that_is_well_has_no_problems() -> None:

@@ -9,7 +9,7 @@ import pytest
 import redis
 from claiming import Cli
 from firmware.digest_client import claim_by_hand
-from test_doctor import WELL, but, devices_with
+from test_doctor import WELL, but, devices_with, is_one_problem
 
 from espnet.cli.doctor import LISTED, report
 from espnet.cli.facts import Facts, Lost, Passwords, Refusal
@@ -69,12 +69,7 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
 @pytest.mark.parametrize("name", TABLE)
 def test_who_may_not_control_is_one_problem_with_a_next_step(name: str) -> None:
     """Each by itself; what follows from it (offline, pins that are not set) is not said once more."""
-    facts, severity, what, next_step = TABLE[name]
-    (problem,) = problems(facts)
-    assert problem.severity == severity
-    assert what in problem.what
-    assert next_step in problem.next_step
-    assert "\n" not in problem.what + problem.next_step
+    is_one_problem(*TABLE[name])
 
 
 def test_boards_that_are_claimed_are_no_problem() -> None:
