@@ -431,10 +431,8 @@ def test_a_board_that_moves_in_the_middle_is_followed(
     """Its record says where it is now, and that is looked at before each call."""
     (board,) = own_boards(1)
     with Way(board) as first, Way(board) as second:
-        world.espcli("register", first.address, "porch")
         new = version_of(tmp_path, "7.0", all_files=True)
-        command = commands(world, "update", "porch", "--to", str(new), *QUICK)
-        wait_for_pieces(first)
+        command = in_the_middle(world, first, new, commands)
         first.port = 1  # where nobody listens
         world.espcli("register", second.address, "porch")
         assert command.wait()[0] == 0
