@@ -58,36 +58,13 @@ _NO_MEMORY = last_word(503, "the board is short of memory; try again", "Retry-Af
 _NO_PLACE = last_word(503, "too many connections at once; try again", "Retry-After: 1\r\n")
 
 
-# To wait for a socket, MicroPython's own streams yield just like this. Short of memory, asyncio may have
-# noted a socket that it then does not poll: who waits for that one, now or later, would wait for ever.
+# To wait for a socket, MicroPython's own streams yield just like this.
 def _readable(sock):
-    queue = core._io_queue
-    try:
-        queue.queue_read(sock)
-    except MemoryError:
-        queue.map.pop(id(sock), None)
-        raise
-    yield
+    yield core._io_queue.queue_read(sock)
 
 
 def _writable(sock):
-    queue = core._io_queue
-    try:
-        queue.queue_write(sock)
-    except MemoryError:
-        queue.map.pop(id(sock), None)
-        raise
-    yield
-
-
-def _make_room():
-    """Room for what accept makes, or MemoryError: without it the socket would be lost for ever.
-
-    A list that is cleared gives its memory back at once; anything else would keep it until a
-    collection, and that sees old pointers on the stack.
-    """
-    room = [None] * _ROOM
-    room.clear()
+    yield core._io_queue.queue_write(sock)
 
 
 def _turn_away(sock, last_word):
@@ -250,7 +227,9 @@ class Server:
             while True:
                 try:
                     await _readable(listener)
-                    _make_room()
+                    # Room for what accept makes; without it the socket would be lost for ever. A list that is
+                    # cleared gives it back at once: a collection sees old pointers on the stack.
+                    ([None] * _ROOM).clear()
                     self._admit(listener.accept()[0])
                     self.failures = 0
                 except _NO_LUCK:

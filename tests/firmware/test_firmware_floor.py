@@ -9,7 +9,7 @@ import pytest
 
 from espnet.simulator.fleet import Board
 
-from .firmware_client import ask, connect, raw, receive, statuses, until
+from .firmware_client import ask, connect, free_bytes, raw, receive, statuses, until
 from .requesting import form
 
 GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"
@@ -54,7 +54,16 @@ FLOOR, ENOUGH = 6144, 8192
 def eaten(make_board) -> Board:
     """A compiled board whose heap a test can eat and give back with `leave`."""
     changes = [("async def tick():", EATER), ("starts = (tick,", "starts = (tick, eat,")]
-    return make_board(compiled=True, replace={"app.py": changes})
+    board = make_board(compiled=True, replace={"app.py": changes})
+    # What joins the network and sets the clock gives its memory back when it is done.
+    found: list[int] = []
+
+    def is_steady() -> bool:
+        found.append(free_bytes(board))
+        return len(found) > 2 and max(found[-3:]) - min(found[-3:]) < 256
+
+    until(is_steady, 60)
+    return board
 
 
 def leave(board: Board, count: int | None, size: int = 0) -> None:

@@ -110,10 +110,10 @@ def test_a_board_that_was_reset_is_right_after_one_poll(world: World, fresh: lis
     assert run.stop() == 0
 
 
-def test_a_collector_that_comes_too_late_is_refused(world: World, fresh: list[Board]) -> None:
+def test_a_collector_that_comes_too_late_writes_nothing(world: World, fresh: list[Board]) -> None:
     """A collector that was stopped (SIGSTOP) between its reading and its write, and goes on when its
-    lock went to another one, writes in vain: the board answers 409, and the pin stays as the other
-    one decided."""
+    lock went to another one, knows how late it is: the pin stays as the other one decided. (Would it
+    write, the board would refuse the lower fence: `test_visit`, and the firmware's own tests.)"""
     board = fresh[0]
     set_up(world, board, "porch", 25)
     add_heat(world, "porch", AIR, "--stale", "on")
@@ -146,15 +146,10 @@ def test_a_collector_that_comes_too_late_is_refused(world: World, fresh: list[Bo
     fence = ask(board)["fence"]
     woken_s = time.monotonic()
     late.send(signal.SIGCONT)
-    refused = wait_for("it is refused", lambda: late.events("pin.refused"))
-    assert len(refused) == 1
-    assert "outdated" in refused[0]["reason"], refused
     late.wait_for_event("poll.void")
-    writes = writes_of(board, woken_s)
-    assert [write.status for write in writes] == [409]
-    assert board.pin(PIN).level == 0
     wait_polls(board)
-    assert [write.status for write in writes_of(board, woken_s)] == [409]
+    assert writes_of(board, woken_s) == []
+    assert not late.events("pin.refused")
     assert board.pin(PIN).level == 0
     told = why(world, "porch")
     # What the late one thought is not believed either.
