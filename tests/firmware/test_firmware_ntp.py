@@ -2,13 +2,13 @@
 
 import pytest
 
-from espnet.simulator import state
+from espnet.simulator import network
 from espnet.simulator.fleet import Board
 
 from .firmware_client import ask, until
 from .networking import HOME, joined, pass_time, put
 
-GARBAGE = [name for name in state.NTP if name not in ("good", "none")]
+GARBAGE = [name for name in network.NTP if name not in ("good", "none")]
 
 
 def start(make_board, servers: dict[str, str], **settings: object) -> Board:
@@ -52,7 +52,7 @@ def test_what_is_no_time_is_refused(make_board, kind: str) -> None:
     assert "Traceback" not in board.console
 
 
-@pytest.mark.parametrize("kind", [name for name in state.DNS if name != "good"])
+@pytest.mark.parametrize("kind", [name for name in network.DNS if name != "good"])
 def test_without_a_name_there_is_no_time(make_board, kind: str) -> None:
     """A DNS server that is silent, wrong or does not know the name costs the time, and nothing else."""
     board = start(make_board, {"dns": kind})

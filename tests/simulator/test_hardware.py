@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet.simulator import Board, Fleet, SimulatorError, state
+from espnet.simulator import Board, Fleet, SimulatorError, network, state
 
 from .probing import Client, until
 
@@ -58,12 +58,12 @@ def test_both_sides_agree_on_the_numbers_of_faults():
 
 
 def test_both_sides_agree_on_what_servers_answer():
-    """The names of answers in the stand-ins' constants have state.py's numbers, those of DNS first."""
+    """The names of answers in the stand-ins' constants have network.py's numbers, those of DNS first."""
     text = (HARDWARE / "_wire.py").read_text()
     constants = re.findall(r"^_([A-Z]\w+) = const\((\d)\)", text, re.M)
     found = [(name.lower(), int(number)) for name, number in constants]
-    dns = [item for item in state.DNS.items() if item[1]]
-    assert found == dns + [item for item in state.NTP.items() if item[1] > 2]
+    dns = [item for item in network.DNS.items() if item[1]]
+    assert found == dns + [item for item in network.NTP.items() if item[1] > 2]
 
 
 def test_stand_ins_import_nothing_that_a_board_lacks():
