@@ -107,6 +107,8 @@ class Collector:
         self._present_s = present_s
         self.lock_ttl_s = 3 * timeout_s + COMMIT_MARGIN_S
         self._targets: dict[str, Target] = {}
+        #: Devices that are somebody else's now, and whose last visit here is not yet over.
+        self._leaving: set[str] = set()
         self._watch = Watch()
         self._in_flight = 0
         self._claiming = self._has_claimed = False
@@ -181,15 +183,23 @@ class Collector:
         self._outage.ended()
         self._has_claimed = True
         self._let_go(self._store.given)
+        if self._leaving:
+            self._leaving.difference_update(claim.device.id for claim in claims)
         if (version := self._store.jobs_version) != self._watch.version:
             await self._learn(version)
         return claims
 
     def _let_go(self, given: Sequence[str] | None) -> None:
         """Closes the links of devices that are somebody else's now: a board has few places. None: of all."""
-        for device_id in list(self._targets) if given is None else given:
+        ids = list(self._targets) if given is None else [*given, *self._leaving]
+        self._leaving.clear()
+        for device_id in ids:
             target = self._targets.get(device_id)
-            if target is not None and not target.link.is_busy:
+            if target is None:
+                continue
+            if target.link.is_busy:
+                self._leaving.add(device_id)
+            else:
                 self._targets.pop(device_id).link.close()
 
     async def _learn(self, version: bytes) -> None:

@@ -212,3 +212,29 @@ def test_two_collectors_poll_every_board_once_an_interval(wire: Wire, store: Sto
     register(store, wire, clock, 60)
     run(main())
     assert set(wire.most_at_once.values()) == {1}
+
+
+def test_a_device_that_gets_another_shard_in_the_middle_of_a_visit_has_its_connection_closed_then(
+    wire: Wire, store: Store
+) -> None:
+    """Not under the request; before the next heartbeat is over it is gone, and the visit counts."""
+    clock = ManualClock()
+
+    async def main() -> None:
+        async with collecting(store, clock, timeout_s=PATIENCE_S) as collector:
+            go = wire.hold_back()
+            visit = asyncio.create_task(collector.tick(clock.now()))
+            await until(lambda: wire.busy == 2)
+            tagged = {"tags": ("shard:barn",)}
+            store.change("0", lambda old: msgspec.structs.replace(old, **tagged), now=clock.now())
+            await collector.tick(clock.advance(1))
+            assert wire.open[host(0)] == 1
+            go.set()
+            assert await visit == Tick(ok=2)
+            await collector.tick(clock.advance(1))
+            await until(lambda: not wire.open[host(0)])
+            assert wire.open[host(1)] == 1
+
+    register(store, wire, clock, 2)
+    run(main())
+    assert set(wire.connections.values()) == {1}

@@ -3,10 +3,15 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+import redis
+from board_wire import eventually
+from conftest import RedisProcess
 from test_store import NOW, board, poll, reading
 
+from espnet.errors import StoreUnavailable
 from espnet.store import PRESENT_S, Store
 
 EVERY_S = 10.0
@@ -264,3 +269,153 @@ def test_whatever_happens_each_device_is_in_one_queue_and_its_date_is_kept(
             claims = store.claim(now + turn, 256, who, ttl_s=60)
             store.commit([poll(claim.grant, next_due=now + 20) for claim in claims])
     assert sorted(owners(store).values()) == [16, 17, 17]
+
+
+def put_into_pool(store: Store, device_id: str, due: float) -> None:
+    """As a version of EspNet does that knows no other place."""
+    with redis.Redis.from_url(store.url) as client:
+        client.zadd(store.prefix + "due", {device_id: due})
+
+
+def test_what_an_older_version_puts_into_the_pool_is_in_one_queue(store: Store) -> None:
+    """While collectors are upgraded one by one, the old ones' commits and commands put into the pool what the
+    new ones have. Whoever takes it from there has it alone, and who had it is told."""
+    register(store, 10)
+    work(store, ["a", "b"], NOW + EVERY_S, 2 * EVERY_S)
+    now = NOW + 3 * EVERY_S
+    mine = [key for key, turn in store.schedule().items() if turn.collector == "a"]
+    for device_id in mine[:4]:
+        put_into_pool(store, device_id, now + 5)
+    for key in mine[3:]:  # and what is late there
+        put_into_pool(store, key, now - LATE_S - 0.1)
+    polled = work(store, ["b", "a"], now, 2 * EVERY_S)
+    assert {key for who in polled.values() for key in who} == {f"id{n}" for n in range(10)}
+    rows = store._schedule(args=[store.prefix])
+    assert len(rows) == len({row[0] for row in rows}) == 10
+    assert owners(store) == {"a": 5, "b": 5}
+    after = work(store, ["b", "a"], now + 2 * EVERY_S, 5 * EVERY_S)
+    total: Counter[str] = sum(after.values(), Counter())
+    assert set(total.values()) == {5}
+
+    put_into_pool(store, mine[0], now - 99)
+    owner = store.schedule()[mine[0]].collector or "a"
+    other = "b" if owner == "a" else "a"
+    later = now + 7 * EVERY_S
+    store.claim(later, 256, other, ttl_s=9)
+    store.claim(later, 0, owner, ttl_s=9)
+    assert mine[0] in (store.given or ()) or owners(store)[owner] == 5
+
+
+@pytest.mark.parametrize("how", ["retag", "register"])
+def test_who_loses_a_device_to_a_person_is_told(store: Store, how: str) -> None:
+    """Another shard's collector is about to connect to it, or anybody's: a board has few places."""
+    register(store, 2)
+    beat(store, "a", NOW + EVERY_S)
+    if how == "retag":
+        store.change("name1", lambda _: board(1, tags=("shard:barn",)), now=NOW + 11)
+    else:
+        store.add(board(1), reading(), first_due=NOW + 11)
+    store.claim(NOW + 11, 0, "a", ttl_s=9)
+    assert store.given == ("id1",)
+    store.claim(NOW + 11, 0, "a", ttl_s=9)
+    assert store.given == ()
+
+
+def test_who_did_not_hear_what_it_lost_is_told_that_it_may_be_all(own_redis: RedisProcess) -> None:
+    """Redis has done what a claim asked for, and its answer was lost: what was given back in it is another's.
+    Who has no others beside it loses nothing, and keeps its connections."""
+    with (
+        closing(Store(own_redis.url)) as other,
+        closing(Store(own_redis.url, timeout_s=0.3)) as store,
+    ):
+        register(store, 10)
+        beat(store, "a", NOW + EVERY_S)
+        beat(store, "a", NOW + EVERY_S + 0.1)
+
+        def lose_an_answer(at: float) -> None:
+            own_redis.pause()
+            with pytest.raises(StoreUnavailable):
+                store.claim(at, 0, "a", ttl_s=9)
+            own_redis.resume()
+            eventually(lambda: other.collectors_seen(at, 99)["a"] == pytest.approx(at))
+
+        lose_an_answer(NOW + EVERY_S + 0.2)
+        beat(store, "a", NOW + EVERY_S + 0.3)
+        assert store.given == ()
+        beat(other, "b", NOW + EVERY_S + 0.4)
+        lose_an_answer(NOW + EVERY_S + 0.5)
+        assert owners(other) == {"a": 5, "": 5}
+        beat(store, "a", NOW + EVERY_S + 0.6)
+        assert store.given is None
+        beat(store, "a", NOW + EVERY_S + 0.7)
+        assert store.given == ()
+
+
+@pytest.mark.parametrize("away_s", [LATE_S + 1, 60.0])
+def test_redis_comes_back_and_everybody_has_what_it_had(
+    own_redis: RedisProcess, away_s: float
+) -> None:
+    """Nobody could look meanwhile: neither those who come back a moment later are dead, nor is what they
+    have theirs who come back first. Whoever does not come back is dead all the same."""
+    names = ["a", "b", "c"]
+    stores = {who: Store(own_redis.url, timeout_s=1) for who in names}
+    register(stores["a"], 30)
+    for second in range(20):
+        for number, who in enumerate(names):
+            beat(stores[who], who, NOW + EVERY_S + second + number / 10)
+    before = stores["a"].schedule()
+    assert Counter(turn.collector for turn in before.values()) == {"a": 10, "b": 10, "c": 10}
+    now = NOW + 3 * EVERY_S
+    own_redis.kill()
+    for who in names:
+        with pytest.raises(StoreUnavailable):
+            stores[who].claim(now + away_s - 1, 0, who, ttl_s=9)
+    own_redis.start()
+    for number, who in enumerate(names):
+        beat(stores[who], who, now + away_s + number / 10)
+        assert stores[who].given in ((), None)
+    found = stores["a"].schedule()
+    assert {key: turn.collector for key, turn in found.items()} == {
+        key: turn.collector for key, turn in before.items()
+    }
+    for second in range(1, 9):
+        for who in ("a", "b"):
+            beat(stores[who], who, now + away_s + second)
+    assert owners(stores["a"]) == {"a": 15, "b": 15}
+    for store in stores.values():
+        store.close()
+
+
+def test_who_has_enough_of_its_own_to_do_takes_nobody_s_late_devices(store: Store) -> None:
+    """Two that have too much to do would take it from each other for ever."""
+    register(store, 20)
+    work(store, ["a", "b"], NOW + EVERY_S, 2 * EVERY_S)
+    now = NOW + 3 * EVERY_S - 1
+    store.wake([f"id{number}" for number in range(20)], now)
+    assert len(beat(store, "b", now + LATE_S + 0.1, most=10)) == 10
+    assert owners(store) == {"a": 10, "b": 10}
+    store.wake([f"id{number}" for number in range(20)], now)
+    assert len(beat(store, "b", now + LATE_S + 0.2, most=13)) == 13
+    assert owners(store) == {"a": 7, "b": 13}
+
+
+@pytest.mark.parametrize("away_s", [2.0, 3.0, 100.0])
+def test_a_device_does_not_go_to_and_fro_between_unequal_collectors(
+    store: Store, away_s: float
+) -> None:
+    """One whose clock is seconds behind, or that seldom looks: what is late there is taken by the other one,
+    and stays with it."""
+    register(store, 20)
+    seldom = away_s > PRESENT_S
+    moved = 0
+    for second in range(100):
+        now = NOW + EVERY_S + second
+        beat(store, "a", now)
+        moved += len(store.given or ()) if second > 40 else 0
+        if not seldom:
+            beat(store, "b", now - away_s)
+        elif second % away_s == 5:
+            claims = store.claim(now, 256, "b", ttl_s=60, present_s=3 * away_s)
+            store.commit([poll(claim.grant, next_due=claim.due + EVERY_S) for claim in claims])
+    assert moved <= 2
+    assert sum(owners(store).values()) == 20

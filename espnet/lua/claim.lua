@@ -6,7 +6,8 @@
 --       6 memory (hash id → record)    7 jobs_version (counter)
 -- ARGV  2 now, Unix seconds   3 most devices to claim   4 lock TTL, ms   5 holder
 --       6 for how many seconds the holder is present by this   7 seconds after which a collector that says
---       nothing is forgotten
+--       nothing is forgotten   8, 9 now of the first claim of this holder since its latest answer that
+--       had none, '' where there is none, and of the latest one ever, 0 for never
 --
 -- A token is "holder:fence". Fences only grow, so no two grants share a token, not even two grants of
 -- one process. The lock is what redis-py's Lock writes: SET key token NX PX ttl.
@@ -18,52 +19,73 @@
 -- has fewer devices than is fair takes of the pool, and who has more gives some back. Shares are equal but for
 -- one device, and a device stays with its collector, which keeps a connection to it. So it is given back
 -- between two visits only, and some time before the next one: by then that connection is closed. What is late,
--- because whoever has it stands still, has too much to do or seldom looks, is taken by whoever looks first.
+-- because whoever has it stands still, has too much to do or seldom looks, is taken by whoever looks first
+-- and has room beside what is its own. Who seldom looks, or whose clock is behind, is given nothing that would
+-- be taken from it again.
 --
--- Returns the version of all jobs ('' if there never were any); whether the holder was absent, so that what
--- it had may be somebody else's now; the ids that it gave back, or that were taken from it; then for each device claimed {id, device,
--- fault or false, the time it was due, token, fence, jobs or false, memory or false}.
+-- Who had no answer itself a moment ago takes nobody for dead or late: Redis may have been away for all of them.
+--
+-- What an older version of EspNet puts into the pool (it knows no other place) may be in a queue as well.
+-- Whoever takes it from the pool takes it from there, too.
+--
+-- Returns the version of all jobs ('' if there never were any); whether the holder was absent, or did not hear
+-- what it lost, so that whatever it had may be somebody else's now; the ids that it gave back, or that were
+-- taken from it; then for each device claimed {id, device, fault or false, the time it was due, token, fence,
+-- jobs or false, memory or false}.
 local now, limit, ttl_ms, holder = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local mine, pool = queue_of(holder), pool_of(holder)
 -- Most devices that change hands in one call; how long before its date a device may be given back, in seconds.
 local MOVES, AHEAD_S = 1024, 0.1
 -- What has been due since before this is late, Unix seconds.
 local LATE = now - 0.4 * tonumber(ARGV[6])
+local has_silence = tonumber(ARGV[9]) > LATE
 
+local last_look = tonumber(redis.call('ZSCORE', KEYS[4], holder) or 0)
 redis.call('ZADD', KEYS[4], now, holder)
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - tonumber(ARGV[7]))
 
 local was_absent = redis.call('ZSCORE', PRESENCE, holder) and 0 or 1
 redis.call('ZADD', PRESENCE, now + tonumber(ARGV[6]), holder)
-for _, absent in ipairs(redis.call('ZRANGEBYSCORE', PRESENCE, '-inf', '(' .. ARGV[2])) do give_back(absent) end
+if not has_silence then
+  for _, absent in ipairs(redis.call('ZRANGEBYSCORE', PRESENCE, '-inf', '(' .. ARGV[2])) do give_back(absent) end
+end
 
 local like = {}
 for _, other in ipairs(redis.call('ZRANGE', PRESENCE, 0, -1)) do
   if pool_of(other) == pool then like[#like + 1] = other end
 end
+table.sort(like)
+if ARGV[8] ~= '' and last_look >= tonumber(ARGV[8]) and #like > 1 then was_absent = 1 end
 
--- How many devices are this collector's by right: all that its like have, by as many, and one of the rest.
-local function fair_share()
-  local total = redis.call('ZCARD', pool)
-  for _, other in ipairs(like) do total = total + redis.call('ZCARD', queue_of(other)) end
-  table.sort(like)
-  for rank, other in ipairs(like) do
-    if other == holder then
-      return math.floor(total / #like) + (rank <= total % #like and 1 or 0)
-    end
+-- How many devices each has more than are its by right (all that there are, by as many as there are, and one of
+-- the rest).
+local over, total = {}, redis.call('ZCARD', pool)
+for _, other in ipairs(like) do
+  over[other] = redis.call('ZCARD', queue_of(other))
+  total = total + over[other]
+end
+for rank, other in ipairs(like) do
+  over[other] = over[other] - math.floor(total / #like) - (rank <= total % #like and 1 or 0)
+end
+
+-- Whether somebody who has too few will take what is given back, before it is late.
+local function is_wanted()
+  for _, other in ipairs(like) do
+    if over[other] < 0 and tonumber(redis.call('ZSCORE', KEYS[4], other) or 0) > LATE then return true end
   end
 end
 
-local function take(most)
-  local taken = redis.call('ZRANGE', pool, 0, math.min(most, MOVES) - 1, 'WITHSCORES')
-  if #taken == 0 then return end
-  local dates = {}
-  for i = 1, #taken, 2 do
-    dates[#dates + 1] = taken[i + 1]
-    dates[#dates + 1] = taken[i]
+-- Takes what was found, ids with their dates, from wherever it is.
+local function take(found)
+  if #found == 0 then return end
+  local ids, dates = {}, {}
+  for i = 1, #found, 2 do
+    ids[#ids + 1] = found[i]
+    dates[#dates + 1] = found[i + 1]
+    dates[#dates + 1] = found[i]
   end
+  take_away(ids, mine)
   redis.call('ZADD', mine, unpack(dates))
-  redis.call('ZREMRANGEBYRANK', pool, 0, #taken / 2 - 1)
 end
 
 -- Evenly spread over their dates, so that the others get quick ones and slow ones; none that is being visited.
@@ -82,23 +104,26 @@ local function give(most)
   return given
 end
 
-local function take_late(queue, other)
-  local found = redis.call('ZRANGEBYSCORE', queue, '-inf', LATE, 'WITHSCORES', 'LIMIT', 0, limit)
-  for i = 1, #found, 2 do
-    redis.call('ZREM', queue, found[i])
-    redis.call('ZADD', mine, found[i + 1], found[i])
-    if other then redis.call('SADD', taken_of(other), found[i]) end
-  end
+-- Returns for how many more there is room.
+local function take_late(queue, room)
+  if room < 1 then return 0 end
+  local found = redis.call('ZRANGEBYSCORE', queue, '-inf', LATE, 'WITHSCORES', 'LIMIT', 0, room)
+  take(found)
+  return room - #found / 2
 end
 
-local given, more = {}, fair_share() - redis.call('ZCARD', mine)
-if more > 0 then take(more) elseif more < 0 then given = give(-more) end
+local given = {}
+if over[holder] < 0 then
+  take(redis.call('ZRANGE', pool, 0, math.min(0 - over[holder], MOVES) - 1, 'WITHSCORES'))
+elseif over[holder] > 0 and is_wanted() then
+  given = give(over[holder])
+end
 for _, id in ipairs(redis.call('SMEMBERS', taken_of(holder))) do given[#given + 1] = id end
 redis.call('DEL', taken_of(holder))
-if limit > 0 then
-  take_late(pool)
+if limit > 0 and not has_silence then
+  local room = take_late(pool, limit - redis.call('ZCOUNT', mine, '-inf', now))
   for _, other in ipairs(like) do
-    if other ~= holder then take_late(queue_of(other), other) end
+    if other ~= holder then room = take_late(queue_of(other), room) end
   end
 end
 

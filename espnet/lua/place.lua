@@ -4,15 +4,15 @@
 --
 -- 'hurry': due at that date, unless they are due earlier, and whoever has them. 'pool': taken from whoever
 -- has them, and put into the pool of the shard with that date. 'remove': taken from whoever has them.
+-- Whoever loses one to the pool is told with its next claim. Of what is removed, nothing is left, not
+-- even that: its connection is closed when nobody has wanted it for long.
 local what, date, shard = ARGV[2], ARGV[3], ARGV[4]
-local found = queues()
+local found = what == 'hurry' and queues()
 for i = 5, #ARGV do
-  for _, queue in ipairs(found) do
-    if what == 'hurry' then
-      redis.call('ZADD', queue, 'XX', 'LT', date, ARGV[i])
-    else
-      redis.call('ZREM', queue, ARGV[i])
-    end
+  if what == 'hurry' then
+    for _, queue in ipairs(found) do redis.call('ZADD', queue, 'XX', 'LT', date, ARGV[i]) end
+  else
+    take_away({ARGV[i]}, '', what == 'remove')
   end
   if what == 'pool' then
     if shard ~= '' then redis.call('SADD', SHARDS, shard) end

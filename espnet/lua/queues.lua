@@ -25,6 +25,22 @@ local function queues()
   return found
 end
 
+-- Takes devices out of every queue but one. Unless told not to, it tells the collectors that had some: they
+-- have connections to be closed. (Who had one of them is told of all; the others are none of his anyway.)
+local function take_away(ids, but, is_silent)
+  local pools = {DUE}
+  for _, shard in ipairs(redis.call('SMEMBERS', SHARDS)) do pools[#pools + 1] = DUE .. '@' .. shard end
+  for _, pool in ipairs(pools) do
+    if pool ~= but then redis.call('ZREM', pool, unpack(ids)) end
+  end
+  for _, holder in ipairs(redis.call('ZRANGE', PRESENCE, 0, -1)) do
+    local queue = queue_of(holder)
+    if queue ~= but and redis.call('ZREM', queue, unpack(ids)) > 0 and not is_silent then
+      redis.call('SADD', taken_of(holder), unpack(ids))
+    end
+  end
+end
+
 -- Gives back what a collector had.
 local function give_back(holder)
   local queue, pool = queue_of(holder), pool_of(holder)

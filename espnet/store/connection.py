@@ -64,6 +64,8 @@ class Connection:
         self.jobs_version = b""
         #: What the latest claim gave back, or lost, to others: those ids, or None where all may be theirs.
         self.given: tuple[str, ...] | None = ()
+        #: The claims of each holder without an answer: the first one since the latest answer, the latest one.
+        self._silences: dict[str, tuple[str, float]] = {}
         # Any: the library types every answer as a union of all that any command may answer.
         self._redis: Any = client or urls.client(url, timeout_s)
         self._devices, self._names = prefix + "devices", prefix + "names"

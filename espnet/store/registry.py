@@ -131,7 +131,7 @@ class Registry(History):
             renamed = self._looking(pipe, settings.name, device.name) if settings else {}
             pipe.multi()
             for old in replaced:
-                self._erase(pipe, old)
+                self._erase(pipe, old, stays=old.id == record.id)
                 if old.id != record.id:  # a board that comes back keeps its past
                     self._forget_history(pipe, old.id)
             if governed or renamed:
@@ -268,10 +268,12 @@ class Registry(History):
             ),
         )
 
-    def _erase(self, pipe: Any, device: Device) -> None:
+    def _erase(self, pipe: Any, device: Device, *, stays: bool = False) -> None:
+        """``stays``: it is put into the pool then, and whoever has it has to hear of that."""
         pipe.hdel(self._devices, device.id)
         pipe.hdel(self._names, device.name)
-        self._place(args=[self.prefix, "remove", "", "", device.id], client=pipe)
+        if not stays:
+            self._place(args=[self.prefix, "remove", "", "", device.id], client=pipe)
         pipe.hdel(self._readings, device.id)
         pipe.hdel(self._faults, device.id)
         pipe.delete(self._locks + device.id)

@@ -132,6 +132,8 @@ class Trips(Registry):
         The holder is present for the next ``present_s``, and has its share of all devices till then. What it
         gave back of them for others is in `given` afterwards.
         """
+        silences = self._silences.get(holder, ("", 0.0))
+        self._silences[holder] = silences[0] or f"{now:.6f}", now  # until there is an answer
         self.jobs_version, was_absent, given, rows = self._claim(
             keys=[
                 self._devices,
@@ -150,8 +152,11 @@ class Trips(Registry):
                 holder,
                 present_s,
                 COLLECTOR_FORGOTTEN_S,
+                silences[0],
+                f"{silences[1]:.6f}",
             ],
         )
+        self._silences[holder] = "", silences[1]
         self.given = None if was_absent else tuple(raw.decode() for raw in given)
         claims = []
         for raw_id, record, fault, due, token, fence, jobs, memory in rows:
