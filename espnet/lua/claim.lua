@@ -90,15 +90,18 @@ end
 
 -- Evenly spread over their dates, so that the others get quick ones and slow ones; none that is being visited.
 local function give(most)
-  local found = redis.call('ZRANGEBYSCORE', mine, now + AHEAD_S, '+inf', 'WITHSCORES')
-  local given, count = {}, #found / 2
+  local soon = redis.call('ZCOUNT', mine, '-inf', '(' .. string.format('%.6f', now + AHEAD_S))
+  local found, given, count = {}, {}, redis.call('ZCARD', mine) - soon
   most = math.min(most, count, MOVES)
   for k = 0, most - 1 do
-    local at = 2 * math.floor((k + 0.5) * count / most) + 1
-    if redis.call('EXISTS', PREFIX .. 'lock:' .. found[at]) == 0 then
-      redis.call('ZREM', mine, found[at])
-      redis.call('ZADD', pool, found[at + 1], found[at])
-      given[#given + 1] = found[at]
+    local at = soon + math.floor((k + 0.5) * count / most)
+    found[#found + 1] = redis.call('ZRANGE', mine, at, at, 'WITHSCORES')
+  end
+  for _, row in ipairs(found) do
+    if redis.call('EXISTS', PREFIX .. 'lock:' .. row[1]) == 0 then
+      redis.call('ZREM', mine, row[1])
+      redis.call('ZADD', pool, row[2], row[1])
+      given[#given + 1] = row[1]
     end
   end
   return given

@@ -138,6 +138,9 @@ class Chaos:
         wait_for("all pins are right", lambda: not self._wrong_now(), 2 * MOST_S)
         since_s = time.monotonic()
         wait_for("all are polled", lambda: self._all_polled_since(since_s), 2 * MOST_S)
+        with self.world.store() as store:
+            queues = [row[0].decode() for row in store._schedule(args=[store.prefix])]
+        assert sorted(queues) == sorted(board.id for board in self.fleet)
         for run in self.runs:
             assert run.stop() == 0, run.log[-2000:]
 
