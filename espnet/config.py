@@ -17,7 +17,7 @@ import msgspec
 
 from espnet.errors import UsageError
 from espnet.model import DEFAULT_INTERVAL_S, INTERVAL_RANGE_S
-from espnet.names import problem_with_address
+from espnet.names import problem_with_address, problem_with_shard
 from espnet.store import DEFAULT_MAX_BYTES, DEFAULT_MAX_SAMPLES
 
 LOG_FORMATS = ("text", "json")
@@ -241,10 +241,9 @@ def _beacons(name: str, text: str) -> str:
 
 
 def _shard(name: str, text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+    if problem := problem_with_shard(text):
         raise UsageError(
-            f"{name} is what the tag shard:NAME of devices says: 1 to 64 letters, digits and _ . - of "
-            f"ASCII; not {text!r}."
+            f"{name} is what the tag shard:NAME of devices says, and that {problem}; not {text!r}."
         )
     return text
 

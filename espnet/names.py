@@ -8,6 +8,8 @@ import ipaddress
 import re
 
 _TAG = re.compile(r"[^\W\d_][\w:./\-]{0,199}")
+#: Collectors carry it in their names, and the schedule in its keys.
+_SHARD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 #: Labels of 1 to 63 characters: resolvers raise UnicodeError for an empty or a longer one.
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9\-]{0,62}"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
@@ -33,9 +35,18 @@ def problem_with_name(name: str) -> str | None:
 
 def problem_with_tag(tag: str) -> str | None:
     """What is wrong with a tag by Datadog's rules (a letter first, at most 200 characters), or None."""
-    if _TAG.fullmatch(tag):
+    if not _TAG.fullmatch(tag):
+        return "must begin with a letter and hold only letters, digits and _ - : . / (at most 200)"
+    if tag.startswith("shard:") and (problem := problem_with_shard(tag[6:])):
+        return f"names no shard: that {problem}"
+    return None
+
+
+def problem_with_shard(shard: str) -> str | None:
+    """What is wrong with the name of a shard, or None."""
+    if _SHARD.fullmatch(shard):
         return None
-    return "must begin with a letter and hold only letters, digits and _ - : . / (at most 200)"
+    return "is 1 to 64 letters, digits and _ . - of ASCII"
 
 
 def problem_with_address(address: str) -> str | None:

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet.config import from_environment, override
+from espnet.errors import UsageError
 from espnet.names import problem_with_address, problem_with_name, problem_with_tag, split_address
 
 
@@ -23,10 +25,23 @@ def test_a_name_that_would_break_a_command_or_a_table_is_refused(name) -> None:
     assert problem_with_name(name)
 
 
-@pytest.mark.parametrize("tag", ["room:attic", "a", "Etage:2/links", "über:x", "a" * 200])
+@pytest.mark.parametrize(
+    "tag",
+    ["room:attic", "a", "über:x", "a" * 200, "Etage:2/links", "shard", "shard:b", "shards:a/b"],
+)
 def test_tags_are_datadog_s(tag) -> None:
     """What Datadog takes, EspNet takes."""
     assert problem_with_tag(tag) is None
+
+
+@pytest.mark.parametrize(
+    "tag", ["shard:", "shard:a/b", "shard:a:b", "shard:ö", "shard:" + "a" * 65]
+)
+def test_a_device_belongs_to_no_shard_that_no_collector_can_have(tag) -> None:
+    """`run --shard` takes the same names; the device would be polled by nobody."""
+    assert "names no shard" in str(problem_with_tag(tag))
+    with pytest.raises(UsageError):
+        override(from_environment({}), {"shard": ("--shard", tag[6:] or "/")})
 
 
 @pytest.mark.parametrize("tag", ["", "1a", "_a", "a b", "a,b", "a" * 201, "a\n"])

@@ -117,9 +117,13 @@ class HealthChecks(Connection):
         """When each device is due next, and who has it, by its id."""
         rows = self._schedule(args=[self.prefix])
         return {
-            device_id.decode(): Turn(float(at), queue.decode().partition(":")[2])
+            device_id.decode(): Turn(float(at), _collector_of(queue.decode()))
             for device_id, at, queue in rows
         }
+
+
+def _collector_of(queue: str) -> str:
+    return queue.removeprefix("due:") if queue.startswith("due:") else ""
 
 
 def _refusal(answer: Any) -> tuple[Refusal | Literal[""], str]:
