@@ -196,6 +196,25 @@ def test_what_is_wanted_now_is_due_now_whoever_has_it(store: Store) -> None:
     assert len(store.schedule()) == 6
 
 
+def test_what_is_wanted_in_the_middle_of_a_visit_is_due_when_that_ends(
+    store: Store, raw: redis.Redis
+) -> None:
+    """A visit that began before somebody gave the board a job knows nothing of it; the next one may be in an
+    hour. Once is enough, and nothing is left of it."""
+    register(store, 2)
+    store.claim(NOW + EVERY_S, 0, "a", ttl_s=9)
+    (claim, other) = store.claim(NOW + EVERY_S, 9, "a", ttl_s=9)
+    store.wake([claim.device.id], NOW + 10.5)
+    assert beat(store, "a", NOW + 11) == []
+    store.commit([poll(c.grant, next_due=NOW + 3600) for c in (claim, other)])
+    found = store.schedule()
+    assert found[claim.device.id].at == NOW + 10.5
+    assert found[other.device.id].at == NOW + 3600
+    assert beat(store, "a", NOW + 12) == [claim.device.id]
+    assert store.schedule()[claim.device.id].at > NOW + 12
+    assert not raw.exists("espnet:hurried")
+
+
 def test_who_is_registered_anew_is_in_one_queue(store: Store) -> None:
     """Also where a collector has it already."""
     register(store, 4)

@@ -57,6 +57,16 @@ for i = 1, polls do
   end
 end
 
+if #release > 0 and redis.call('EXISTS', HURRIED) == 1 then
+  for i = 1, #dates, 2 do
+    local wanted = redis.call('HGET', HURRIED, dates[i + 1])
+    if wanted then
+      redis.call('HDEL', HURRIED, dates[i + 1])
+      if tonumber(wanted) < tonumber(dates[i]) then dates[i] = wanted end
+    end
+  end
+end
+
 if #release > 0 then
   -- Nearly always all are the collector's own. It may have been thought dead meanwhile, or be a command.
   local holder = string.match(given[2], '^(.*):[^:]*$')

@@ -6,6 +6,8 @@
 -- and collectors of a shard, whose names begin with ROLE/SHARD@, help themselves from that one only.
 local PREFIX = ARGV[1]
 local DUE, PRESENCE, SHARDS = PREFIX .. 'due', PREFIX .. 'presence', PREFIX .. 'shards'
+-- What was wanted at once in the middle of a visit (id → date): the visit may not know why, and sets a date later.
+local HURRIED = PREFIX .. 'hurried'
 
 local function queue_of(holder) return DUE .. ':' .. holder end
 

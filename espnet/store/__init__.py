@@ -15,6 +15,7 @@ key                   type    holds
 ``due@SHARD``         zset    the same of devices of a shard
 ``taken:COLLECTOR``   set     the ids that others took from it since its last claim, because they were late
 ``shards``            set     the shards that there ever were
+``hurried``           hash    id → when it was wanted at once (Unix seconds), in the middle of a visit
 ``presence``          zset    collector → until when it is taken for alive (Unix seconds)
 ``readings``          hash    id → `Reading` of the last successful poll; whether it is still fresh is
                               for the reader to say (`Reading.is_fresh`)
