@@ -96,7 +96,7 @@ def test_a_device_that_is_being_visited_or_soon_will_be_does_not_change_hands(st
     visited = store.claim(NOW + 4, 2, "old", ttl_s=60)
     store.claim(NOW + 4, 0, "new", ttl_s=9)
     store.claim(NOW + 4, 0, "old", ttl_s=9)
-    assert store.given == ("id3",)  # due at NOW + 7.5; id2, at NOW + 5, is too soon
+    assert store.given == ("id3",)  # two were wanted, and one of them is being visited
     assert {key: turn.collector for key, turn in store.schedule().items()} == {
         "id0": "old",
         "id1": "old",
@@ -108,6 +108,18 @@ def test_a_device_that_is_being_visited_or_soon_will_be_does_not_change_hands(st
     assert len(store.given or ()) == 1
     store.claim(NOW + 4.1, 0, "new", ttl_s=9)
     assert owners(store) == {"old": 2, "new": 2}
+
+
+def test_what_is_due_in_a_moment_is_not_given_back(store: Store) -> None:
+    """Whoever took it might connect to it before the connection here is closed."""
+    for number in range(2):
+        store.add(board(number), reading(), first_due=NOW + 5.05)
+    for who in ("old", "new", "old"):
+        store.claim(NOW + 5, 0, who, ttl_s=9)
+    assert store.given == ()
+    assert owners(store) == {"old": 2}
+    store.claim(NOW + 4.9, 0, "old", ttl_s=9)
+    assert len(store.given) == 1
 
 
 def test_who_signs_off_gives_back_at_once(store: Store) -> None:
