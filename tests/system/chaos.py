@@ -18,6 +18,7 @@ import msgspec
 import requests
 from conftest import RedisProcess
 
+from espnet.errors import StoreUnavailable
 from espnet.model import Device, Reading, Timer
 from espnet.simulator.light import LightFleet, LightHandle, LightRequest
 from espnet.store import PRESENT_S
@@ -126,6 +127,8 @@ class Chaos:
             (self._reset, 4),
             (self._unplug, 2),
             (self._switch, 8),
+            (self._dawdle, 4),
+            (self._hurry, 8),
         ]
         while (now_s := time.monotonic()) < end_s:
             (deed,) = self.luck.choices([d for d, _ in deeds], [often for _, often in deeds])
@@ -240,6 +243,18 @@ class Chaos:
             board.power(True)
         self._say(f"unplugged {self.names[number]} for a moment")
 
+    def _dawdle(self) -> None:
+        """Some boards take their time to answer from now on, or no longer: a good part of the time-out."""
+        latency_s = self.luck.choice([0.0, 0.3 * TIMEOUT_S, 0.6 * TIMEOUT_S])
+        for number in self.luck.sample(range(len(self.fleet)), len(self.fleet) // 6):
+            self.fleet[number].set(latency_s=latency_s)
+
+    def _hurry(self) -> None:
+        """Many boards are due at once, those too that are being visited."""
+        names = self.luck.sample(range(len(self.fleet)), len(self.fleet) // 3)
+        with contextlib.suppress(StoreUnavailable), self.world.store() as store:
+            store.wake([self.fleet[number].id for number in names], time.time())
+
     def _switch(self) -> None:
         """Somebody in the house uses the board's page: an open board's."""
         number = self.luck.randrange(self._claimed, len(self.fleet))
@@ -294,16 +309,13 @@ class Chaos:
         for board, name in zip(self.fleet, self.names, strict=True):
             until_s, last = 0.0, None
             for request in board.requests:
-                if request.peer in self.peers:
-                    continue
+                if request.method == "POST" and not request.fence:
+                    continue  # somebody in the house, who asks nobody
                 if request.at_s < until_s:
                     found.append(f"{name}: {request} during {last}")
                 if request.fault is None and request.answered_s is not None:
                     until_s, last = request.at_s + request.answered_s, request
         return found
-
-    #: The ports of those in the house who are no collectors.
-    peers: frozenset[int] = frozenset()
 
     def wrong_pins(self) -> list[str]:
         """Pins that were for longer what they should not be than it takes to poll a board, and no reason is

@@ -31,7 +31,7 @@ def live_through(redis: RedisProcess, folder: Path, seed: int, seconds: float) -
             chaos.run(seconds)
             for run in world.runs:
                 run.require_good_log()
-            assert chaos.overlaps() == []
+            assert chaos.overlaps() == [], chaos.done
             assert chaos.gaps() == []
             assert chaos.wrong_pins() == []
             books = world.require_balance("file")
