@@ -130,8 +130,7 @@ def register(
 ) -> dict[str, float]:
     """Registers them with two jobs each; returns each device's first date, spread over the interval.
 
-    The records are those that `Store.add` and `Store.change_jobs` write, all at once: one by one takes the
-    longer the more devices there are, because each is compared with all.
+    The records are those that `Store.add` and `Store.change_jobs` write, all at once.
     """
     dates = {}
     with redis.Redis.from_url(url) as client, client.pipeline(transaction=False) as pipe:
@@ -148,6 +147,7 @@ def register(
             )
             pipe.hset("espnet:devices", device_id, encode(device))
             pipe.hset("espnet:names", name, device_id)
+            pipe.zadd("espnet:addresses", {f"{address} {device_id}": 0})
             pipe.hset("espnet:readings", device_id, encode(reading))
             pipe.hset("espnet:jobs", device_id, encode(jobs))
             pipe.zadd("espnet:due", {device_id: date})
@@ -303,7 +303,18 @@ def _redis_cpu_s(client: redis.Redis) -> float:
 
 def _kept_bytes(client: redis.Redis) -> int:
     """Memory of what is kept of devices themselves."""
-    keys = ("devices", "names", "due", "readings", "faults", "jobs", "memory", "credentials")
+    keys = (
+        "devices",
+        "names",
+        "addresses",
+        "due",
+        "readings",
+        "faults",
+        "jobs",
+        "memory",
+        "credentials",
+    )
+    keys += tuple(key.decode().removeprefix("espnet:") for key in client.scan_iter("espnet:due:*"))
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.memory_usage(f"espnet:{key}", samples=0)
