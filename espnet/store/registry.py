@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import msgspec
@@ -32,6 +33,10 @@ from espnet.store.history import History
 
 class Registry(History):
     """Who the devices are, and what their pins should be."""
+
+    #: Several stores of one process may be given one lock here: changes watch whole hashes, so whoever is
+    #: quicker makes the others begin anew.
+    turn: AbstractContextManager[Any] = nullcontext()
 
     @translated
     def devices(self) -> list[Device]:
@@ -292,12 +297,13 @@ class Registry(History):
         return decode_device(raw)
 
     def _transaction(self, body: Callable[[Any], Device]) -> Device:
-        return cast(
-            Device,
-            self._redis.transaction(
-                body, self._devices, self._names, self._jobs, value_from_callable=True
-            ),
-        )
+        with self.turn:
+            return cast(
+                Device,
+                self._redis.transaction(
+                    body, self._devices, self._names, self._jobs, value_from_callable=True
+                ),
+            )
 
     def _erase(self, pipe: Any, device: Device) -> None:
         pipe.hdel(self._devices, device.id)
