@@ -8,10 +8,11 @@ Boards are those of `espcli simulate`: the real firmware in a process each, or l
 One `espcli run` polls them, with its history and two jobs a device, for a warm-up and then so many minutes.
 
 What was missed, and how late polls were, is told as in `bench.growth`: a deadline is missed when a device
-was not polled at all before its next date. Slopes are straight lines through all that was seen after the
-warm-up. The history, and the stream where samples wait on it, grow until they have what they may have: so
-Redis's memory is told with and without them. ``--queue-mb`` and ``--history-mb`` set those bounds, low ones
-for a run that reaches them; with ``--queue-mb`` samples wait on the stream for a sink that never comes.
+was not polled at all before its next date. Slopes are straight lines through what was seen in the second
+half of the minutes: in the first one caches and arenas fill. The history, and the stream where samples wait
+on it, grow until they have what they may have: so Redis's memory is told with and without them.
+``--queue-mb`` and ``--history-mb`` set those bounds, low ones for a run that reaches them; with
+``--queue-mb`` samples wait on the stream for a sink that never comes.
 
 ``--all`` makes the three runs of docs/performance.md one after the other. Each ends up in ``soak.json``
 beside this file under its name; ``--write`` draws docs/soak.png and puts the table into docs/performance.md.
@@ -268,7 +269,7 @@ def soak(
         late, missed = watcher.dated(since, until - 0.5)
         some = sorted(late_s for _, late_s in late)
         readings = client.hvals("espnet:readings")
-        after = [look for look in looker.looks if look.at_s >= 0]
+        after = [look for look in looker.looks if look.at_s >= wall_s / 2]
         parted = [look for look in after if look.past_bytes is not None]
         return Soak(
             boards=boards,
