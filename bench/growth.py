@@ -18,6 +18,7 @@ table into docs/performance.md.
 """
 
 import argparse
+import bisect
 import contextlib
 import http.client
 import json
@@ -130,8 +131,7 @@ def register(
 ) -> dict[str, float]:
     """Registers them with two jobs each; returns each device's first date, spread over the interval.
 
-    The records are those that `Store.add` and `Store.change_jobs` write, all at once: one by one takes the
-    longer the more devices there are, because each is compared with all.
+    The records are those that `Store.add` and `Store.change_jobs` write, all at once.
     """
     dates = {}
     with redis.Redis.from_url(url) as client, client.pipeline(transaction=False) as pipe:
@@ -148,6 +148,7 @@ def register(
             )
             pipe.hset("espnet:devices", device_id, encode(device))
             pipe.hset("espnet:names", name, device_id)
+            pipe.zadd("espnet:addresses", {f"{address} {device_id}": 0})
             pipe.hset("espnet:readings", device_id, encode(reading))
             pipe.hset("espnet:jobs", device_id, encode(jobs))
             pipe.zadd("espnet:due", {device_id: date})
@@ -198,6 +199,11 @@ class Watcher:
 
     def lateness(self, since: float, until: float) -> tuple[list[float], int]:
         """Of all dates of a window: how late the first poll for each was, and how many had none."""
+        late, missed = self.dated(since, until)
+        return [late_s for _, late_s in late], missed
+
+    def dated(self, since: float, until: float) -> tuple[list[tuple[float, float]], int]:
+        """The same with each date."""
         late, missed = [], 0
         for device_id, first in self._dates.items():
             begun = sorted(self.begun[device_id])
@@ -205,33 +211,32 @@ class Watcher:
             while date + self._interval_s <= until:
                 # A begin is an end, by one clock, less a time, by another one.
                 early = date - EARLY_S
-                found = next((at for at in begun if early <= at < early + self._interval_s), None)
-                if found is None:
+                at = bisect.bisect_left(begun, early)
+                if at == len(begun) or begun[at] >= early + self._interval_s:
                     missed += 1
                 else:
-                    late.append(max(0.0, found - date))
+                    late.append((date, max(0.0, begun[at] - date)))
                 date += self._interval_s
         return late, missed
 
 
 @contextlib.contextmanager
-def espcli_run(url: str, interval_s: float, heartbeat_hz: float) -> Iterator[subprocess.Popen[str]]:
-    """A collector as a user starts it."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "espnet.cli",
-        "run",
-        f"{heartbeat_hz:g}",
-        "--sinks",
-        "none",
-    ]
+def espcli_run(
+    url: str,
+    interval_s: float,
+    heartbeat_hz: float,
+    *,
+    sinks: str | None = "none",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """A collector as a user starts it. Without ``sinks`` samples wait for some."""
+    command = [sys.executable, "-P", "-m", "espnet.cli", "run", f"{heartbeat_hz:g}"]
+    command += ["--sinks", sinks] if sinks else []
     command += ["--device_update_interval", f"{interval_s:g}"]
     root = str(Path(__file__).parent.parent)
     with tempfile.TemporaryDirectory(prefix="espnet-bench-") as folder:
-        env = {"REDIS_URL": url, "ESPNET_DATA": folder, "ESPNET_BEACONS": "off", "PYTHONPATH": root}
-        with running(command, env=env) as process:
+        own = {"REDIS_URL": url, "ESPNET_DATA": folder, "ESPNET_BEACONS": "off", "PYTHONPATH": root}
+        with running(command, env={**own, **(env or {})}) as process:
             yield process
 
 
@@ -249,12 +254,12 @@ def measure(
         ):
             tree = Tree(process.pid)
             time.sleep(start + 1.5 * interval_s - time.time())
-            since, cpu_s, redis_s = time.time(), tree.cpu_s(), _redis_cpu_s(client)
+            since, cpu_s, redis_s = time.time(), tree.cpu_s(), redis_cpu_s(client)
             time.sleep(window_s)
             until, cpu_s, redis_s = (
                 time.time(),
                 tree.cpu_s() - cpu_s,
-                _redis_cpu_s(client) - redis_s,
+                redis_cpu_s(client) - redis_s,
             )
             rss_kb = tree.rss_kb()
             if process.poll() is not None:
@@ -272,10 +277,10 @@ def measure(
             cpu=round(cpu_s / (until - since), 4),
             redis_cpu=round(redis_s / (until - since), 4),
             rss_kb=rss_kb,
-            redis_bytes_per_device=round(_kept_bytes(client) / len(places)),
-            late_p50_s=_quantile(late, 0.5),
-            late_p99_s=_quantile(late, 0.99),
-            late_most_s=_quantile(late, 1.0),
+            redis_bytes_per_device=round(kept_bytes(client) / len(places)),
+            late_p50_s=quantile(late, 0.5),
+            late_p99_s=quantile(late, 0.99),
+            late_most_s=quantile(late, 1.0),
         )
 
 
@@ -296,21 +301,32 @@ def beside(places: Sequence[Place], interval_s: float, window_s: float) -> tuple
         return round(share, 4), tree.rss_kb()
 
 
-def _redis_cpu_s(client: redis.Redis) -> float:
+def redis_cpu_s(client: redis.Redis) -> float:
     told = client.info("cpu")
     return float(told["used_cpu_user"]) + float(told["used_cpu_sys"])
 
 
-def _kept_bytes(client: redis.Redis) -> int:
+def kept_bytes(client: redis.Redis) -> int:
     """Memory of what is kept of devices themselves."""
-    keys = ("devices", "names", "due", "readings", "faults", "jobs", "memory", "credentials")
+    keys = (
+        "devices",
+        "names",
+        "addresses",
+        "due",
+        "readings",
+        "faults",
+        "jobs",
+        "memory",
+        "credentials",
+    )
+    keys += tuple(key.decode().removeprefix("espnet:") for key in client.scan_iter("espnet:due:*"))
     with client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.memory_usage(f"espnet:{key}", samples=0)
         return sum(found or 0 for found in pipe.execute())
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
     if not ordered:
         return 0.0
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import redis
 
-from bench import debian, growth, picture, rounds, stage, table
+from bench import collectors, debian, growth, picture, rounds, soak, stage, table
 from bench.boards import PINS, board_id
 from bench.growth import Growth, Place, Watcher
 from bench.peers import Unfit, everybody
@@ -144,7 +144,7 @@ def test_only_what_is_between_the_markers_is_replaced(
 def test_the_pages_table_is_where_the_bench_writes_it() -> None:
     """What `--write` writes finds its place in docs/performance.md."""
     text = table.PAGE.read_text(encoding="utf-8")
-    for name in ("bench", "growth"):
+    for name in ("bench", "growth", "soak", "collectors"):
         assert text.count(f"<!-- {name} -->\n") == text.count(f"<!-- /{name} -->\n") == 1
 
 
@@ -261,6 +261,64 @@ def test_lateness_is_counted_from_each_devices_own_dates(redis_url: str) -> None
     assert sorted(round(each, 3) for each in late) == [0.1, 0.2, 0.5, 0.9]
 
 
+def test_a_slope_is_a_rise_a_minute() -> None:
+    """Of the straight line through what was seen, whatever the distances between the looks."""
+    assert soak.slope([(0, 100), (5, 105), (60, 160), (90, 190)]) == 60
+    assert soak.slope([(0, 7), (30, 7), (31, 7)]) == 0
+    assert soak.slope([(0, 7)]) == 0
+
+
+def test_the_past_is_told_apart_from_the_rest(redis_url: str) -> None:
+    """What grows to its bounds is the stream and the history's keys; no other key is counted in."""
+    with redis.Redis.from_url(redis_url) as client:
+        assert soak.past_bytes(client) == 0
+        client.hset("espnet:devices", "id", "x" * 1_000)
+        assert soak.past_bytes(client) == 0
+        client.xadd("espnet:samples", {"n": 1, "batch": "x" * 1_000})
+        client.rpush("espnet:history:id:tail", "y" * 1_000)
+        assert 2_000 < soak.past_bytes(client) < 9_000
+
+
+def test_every_poll_is_told_in_its_time() -> None:
+    """A column of the picture holds the polls whose dates lie within it, before the window too."""
+    late = [(-3.0, 0.1), (1.0, 0.4), (9.0, 0.2), (10.0, 0.3)]
+    assert [(some.at_s, some.most_s) for some in soak.in_bins(late)] == [
+        (-10.0, 0.1),
+        (0.0, 0.4),
+        (10.0, 0.3),
+    ]
+
+
+def test_a_soak_sees_memory_and_polls() -> None:
+    """A few boards for a moment: each is polled at its dates, and what is taken is told."""
+    run = soak.soak(5, 0.5, minutes=0.05, warm_up=1.0, static=True)
+    assert run.polls + run.missed > 0
+    assert run.looks == () or run.looks[0].rss_kb > 10_000
+    assert run.rss_kb > run.empty_rss_kb / 2
+    assert "| missed deadlines |" in soak.markdown({"it": run})
+
+
+def test_collectors_are_compared_round_by_round() -> None:
+    """The sum of what each makes of a CPU-second, to what one alone made of it in the same round."""
+    one = collectors.Window(1, 1.0, [1_000], [0.1], 0.1, [10])
+    two = collectors.Window(2, 1.0, [900, 1_000], [0.1, 0.1], 0.1, [5, 5])
+    slow = msgspec.structs.replace(one, cpu_s=[0.2])
+    result = collectors.Result([one, two, slow, two], [one, two])
+    assert collectors.sums(result)[2] == pytest.approx([1.9, 3.8])
+    assert collectors.unevenness([90, 100, 110]) == pytest.approx(0.1)
+    assert "| 2 | 9,500 | 2.85 × (1.90 to 3.80) |" in collectors.markdown(result, 10)
+
+
+def test_two_collectors_of_the_bench_share_the_boards() -> None:
+    """Both poll, and both have as many devices."""
+    with stage.boards(("changing", "20")) as crowd:
+        places = [Place(board_id(n), f"127.0.0.1:{port}") for n, port in enumerate(crowd.ports)]
+        found = collectors.window(places, 2, collectors.ALWAYS_S, 0.2)
+    assert found.devices == [10, 10]
+    assert all(found.polls)
+    assert all(found.cpu_s)
+
+
 def test_running_boards_are_found_in_what_a_simulator_prints(tmp_path: Path) -> None:
     """Rows or records, in which other addresses stand too; each board is asked who it is."""
     page = tmp_path / "boards.txt"
@@ -295,6 +353,36 @@ def test_pictures_are_drawn(results: dict[str, Result], tmp_path: Path) -> None:
         late_most_s=1.1,
     )
     growth.draw([one], tmp_path / "growth.png")
-    for name in ("bench.png", "growth.png"):
+    looks = (soak.Look(-5, 50_000, 10**6, 10**7), soak.Look(5, 50_000, 10**6, 10**7, 10**5))
+    run = soak.Soak(
+        boards=10,
+        is_static=True,
+        interval_s=5,
+        warm_up_s=60,
+        minutes=10,
+        queue_mb=None,
+        history_mb=None,
+        polls=1_200,
+        missed=0,
+        slowed=0,
+        faults=0,
+        late_p50_s=0.5,
+        late_p99_s=1.0,
+        late_most_s=1.1,
+        cpu=0.01,
+        redis_cpu=0.01,
+        load=0.5,
+        rss_kb=50_000,
+        empty_rss_kb=45_000,
+        redis_bytes_per_device=1_700,
+        rss_slope=1.0,
+        redis_slope=1.0,
+        rest_slope=1.0,
+        past_slope=1.0,
+        looks=looks,
+        late=(soak.Late(0, 0.5, 1.0, 1.1),),
+    )
+    soak.draw({"one": run}, tmp_path / "soak.png")
+    for name in ("bench.png", "growth.png", "soak.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert "0 of 300" in growth.markdown([one])

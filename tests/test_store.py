@@ -149,6 +149,33 @@ def test_contradictions_are_refused_and_change_nothing(
     assert [v.reading for v in registry.views()] == [reading()] * 2
 
 
+@pytest.mark.parametrize("forgotten", [b"10.0.0.1 id1", None], ids=["one", "all"])
+def test_who_was_registered_before_addresses_were_indexed_has_his_address(
+    registry: Store, forgotten: bytes | None
+) -> None:
+    """Some devices, or all, may be from an EspNet that kept no index: conflicts are found all the same."""
+    register(registry, 3)
+    client = registry._redis
+    before = client.zrange("espnet:addresses", 0, -1)
+    if forgotten:
+        client.zrem("espnet:addresses", forgotten)
+    else:
+        client.delete("espnet:addresses")
+    with pytest.raises(RegistryConflict, match="is registered for 'name1'"):
+        registry.check(board(9, "new", address="10.0.0.1"))
+    assert client.zrange("espnet:addresses", 0, -1) == before
+
+
+def test_an_address_is_no_beginning_of_another_one(registry: Store) -> None:
+    """Who is at 10.0.0.1:8 is neither at 10.0.0.1 nor at 10.0.0.1:80, nor is one of them there."""
+    for number, address in enumerate(("10.0.0.1", "10.0.0.1:8", "10.0.0.1:80", "[fe80::1]:8")):
+        registry.add(board(number, address=address), reading(), first_due=NOW)
+    for number, address in enumerate(("10.0.0.1", "10.0.0.1:8", "10.0.0.1:80", "[fe80::1]:8")):
+        with pytest.raises(RegistryConflict, match=f"'name{number}' .id id{number}"):
+            registry.check(board(9, address=address))
+    registry.check(board(9, address="10.0.0.1:800"))
+
+
 REPLACEMENTS = {
     "the same board under another name": (board(1, "new"), {"new": "id1", "name2": "id2"}),
     "a taken name": (board(9, "name1"), {"name1": "id9", "name2": "id2"}),
@@ -297,6 +324,19 @@ class RegistryMachine(RuleBasedStateMachine):
         with suppress(RegistryConflict, UnknownDevice):
             self.store.change(old, lambda d: msgspec.structs.replace(d, name=new), now=NOW)
 
+    @rule(name=names, address=st.integers(1, 4))
+    def move(self, name: str, address: int) -> None:
+        with suppress(UnknownDevice):
+            device = self.store.device(name)
+            assert self.store.move(device, f"10.0.0.{address}", now=NOW)
+
+    @rule(name=names, address=st.integers(1, 4))
+    def readdress(self, name: str, address: int) -> None:
+        with suppress(UnknownDevice):
+            self.store.change(
+                name, lambda d: msgspec.structs.replace(d, address=f"10.0.0.{address}"), now=NOW
+            )
+
     @rule(name=names)
     def remove(self, name: str) -> None:
         with suppress(UnknownDevice):
@@ -311,6 +351,8 @@ class RegistryMachine(RuleBasedStateMachine):
         assert names == {d.name: d.id for d in devices}
         assert len(names) == len(devices) == len({d.id for d in devices})
         ids = {d.id.encode() for d in devices}
+        places = self.redis.zrange("espnet:addresses", 0, -1)
+        assert set(places) == {f"{d.address} {d.id}".encode() for d in devices}
         assert set(self.redis.zrange("espnet:due", 0, -1)) == ids
         assert set(self.redis.hkeys("espnet:readings")) == ids
         assert set(self.redis.hkeys("espnet:devices")) == ids

@@ -263,6 +263,18 @@ def test_without_the_key_nothing_plain_gets_among_what_is_sealed(
     assert raw.hkeys(KEY) == [b"b1"]
 
 
+def test_who_saw_nothing_sealed_looks_again(new_store: NewStore, raw: redis.Redis) -> None:
+    """A fleet that is sealed meanwhile gets nothing plain from a process that has been there before."""
+    plain, sealing = new_store(), new_store(secret_keys=(ONE,))
+    for number in (1, 2, 3):
+        plain.add_password(f"b{number}", a_password(number))
+    for number in (1, 2, 3):
+        assert sealing.reseal(f"b{number}")
+    with pytest.raises(CredentialClosed, match="only one that is not sealed"):
+        plain.add_password("b4", a_password(4))
+    assert len(raw.hkeys(KEY)) == 3
+
+
 def test_a_key_seals_what_was_plain_as_soon_as_it_changes(new_store: NewStore) -> None:
     """Or when it is asked to; until then it is known not to be current."""
     new_store().add_password("b1", a_password(1))

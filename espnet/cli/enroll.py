@@ -5,6 +5,7 @@ cannot be registered costs nobody else; what is registered already, at that addr
 command may be repeated until all are in.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,8 @@ from espnet.model import Device
 
 #: Largest list that is read, in characters.
 MAX_LENGTH = 4_000_000
+#: How many boards are registered at once.
+REGISTERED_AT_ONCE = 128
 
 
 class Entry(NamedTuple):
@@ -99,23 +102,23 @@ def register_all(session: Session, entries: Sequence[Entry], tags: tuple[str, ..
     views = {view.device.id: view for view in session.store.views()}
     taken = {view.device.name for view in views.values()}
     taken |= {entry.name for entry in entries if entry.name}
-    failed = new = 0
     with progress() as tell:
         tell(f"asking {amount(len(entries), 'board')} …")
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             rows = list(pool.map(lambda entry: _row(session, entry), entries))
-        for number, (entry, row) in enumerate(zip(entries, rows, strict=True), 1):
-            tell(f"registering {number} of {len(entries)} …")
+        wanted: list[tuple[Row, str]] = []
+        for entry, row in zip(entries, rows, strict=True):
             known = views.get(row["id"]) if row["id"] else None
             if known is not None and _is_in(known.device, entry):
                 row["registered_as"], row["access"] = known.device.name, access(known)
-                continue
-            if row["problem"] is None:
+            elif row["problem"] is None:
                 name = entry.name or (known.device.name if known else free_name(row, taken))
                 taken.add(name)
-                _register(session, row, name, tags)
-            new += row["problem"] is None
-            failed += row["problem"] is not None
+                wanted.append((row, name))
+        for number, _ in enumerate(_register_each(session, wanted, tags), 1):
+            tell(f"registered {number} of {len(wanted)} …")
+        new = sum(row["problem"] is None for row, _ in wanted)
+        failed = sum(row["problem"] is not None for row in rows)
     columns = ("address", "id", "registered_as", "access", "problem")
     parts: list[Records | Section] = [Records(rows, columns, spare=("id",))]
     told = []
@@ -149,6 +152,30 @@ def _row(session: Session, entry: Entry) -> Row:
         elif entry.name is None:
             row["problem"] = "does not say who it is without its password; name it in the list"
     return row
+
+
+def _register_each(
+    session: Session, wanted: Sequence[tuple[Row, str]], tags: tuple[str, ...]
+) -> Iterator[None]:
+    """Registers boards under these names, and says so after each.
+
+    Redis syncs its disk once a second, and no board gets a password before that: many wait for the same sync.
+    """
+    turn, own = threading.Lock(), threading.local()
+    sessions: list[Session] = []
+
+    def begin() -> None:
+        own.session = session.beside()
+        own.session.store.turn = turn
+        sessions.append(own.session)
+
+    pool = ThreadPoolExecutor(REGISTERED_AT_ONCE, initializer=begin)
+    try:
+        yield from pool.map(lambda one: _register(own.session, one[0], one[1], tags), wanted)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for each in sessions:
+            each.store.close()
 
 
 def _register(session: Session, row: Row, name: str, tags: tuple[str, ...]) -> None:

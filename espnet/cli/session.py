@@ -43,6 +43,13 @@ class Session:
             secret_keys=self.config.secret_keys,
         )
 
+    def beside(self) -> "Session":
+        """The same, with a connection to Redis of its own: a store is one thread's."""
+        other = Session(self.clock)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.pop("store", None)
+        return other
+
     @functools.cached_property
     def holder(self) -> str:
         """Who we are in locks and readings."""

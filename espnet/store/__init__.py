@@ -8,6 +8,7 @@ key                   type    holds
 ====================  ======  ========================================================================
 ``devices``           hash    id → `Device`: what a person decided
 ``names``             hash    name → id
+``addresses``         zset    ``ADDRESS ID`` of each device, in their order: who is said to be at an address
 ``due:COLLECTOR``     zset    id → when the next poll is due (Unix seconds), of the devices that this
                               collector polls; a claimed device's date is the end of its lock, so that a
                               collector that dies loses nothing

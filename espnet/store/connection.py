@@ -69,6 +69,7 @@ class Connection:
         # Any: the library types every answer as a union of all that any command may answer.
         self._redis: Any = client or urls.client(url, timeout_s)
         self._devices, self._names = prefix + "devices", prefix + "names"
+        self._addresses = prefix + "addresses"
         self._due, self._readings = prefix + "due", prefix + "readings"
         self._faults, self._locks = prefix + "faults", prefix + "lock:"
         self._fence, self._collectors = prefix + "fence", prefix + "collectors"

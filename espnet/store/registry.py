@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import msgspec
@@ -32,6 +33,10 @@ from espnet.store.history import History
 
 class Registry(History):
     """Who the devices are, and what their pins should be."""
+
+    #: Several stores of one process may be given one lock here: changes watch whole hashes, so whoever is
+    #: quicker makes the others begin anew.
+    turn: AbstractContextManager[Any] = nullcontext()
 
     @translated
     def devices(self) -> list[Device]:
@@ -138,6 +143,7 @@ class Registry(History):
                 pipe.incr(self._jobs_version)
             pipe.hset(self._devices, record.id, encode(record))
             pipe.hset(self._names, record.name, record.id)
+            pipe.zadd(self._addresses, {_member(record): 0})
             pipe.hset(self._readings, record.id, encode(reading))
             self._put(pipe, record, first_due)
             if jobs:
@@ -148,27 +154,54 @@ class Registry(History):
                 pipe.hset(self._memory, record.id, memory)
             return record
 
+        self._index_addresses()
         return self._transaction(transaction)
 
     @translated
     def check(self, device: Device, *, replace: bool = False) -> Device | None:
         """Raises what `add` would raise; returns the record of this very board, if there is one."""
+        self._index_addresses()
         return self._meetings(self._redis, device, replace)[0]
 
     def _meetings(
         self, client: Any, device: Device, replace: bool
     ) -> tuple[Device | None, Device | None]:
         """The records of this board and of this name; raises `RegistryConflict`."""
-        known = {d.id: d for d in map(decode_device, client.hvals(self._devices))}
-        same_board = known.get(device.id)
-        same_name = next((d for d in known.values() if d.name == device.name), None)
+        same_board = self._record(client, device.id)
+        same_name = self._record(client, client.hget(self._names, device.name))
+        at = f"{device.address} ".encode()
+        members = client.zrangebylex(
+            self._addresses, b"[" + at, b"(" + at[:-1] + b"!"
+        )  # "!" follows " "
+        there = (self._record(client, member.removeprefix(at)) for member in members)
+        # What an older EspNet moved is where it was, by the index: the record's word counts.
         same_address = next(
-            (d for d in known.values() if d.address == device.address and d.id != device.id),
-            None,
+            (d for d in there if d and d.address == device.address and d.id != device.id), None
         )
         if not replace:
             _refuse_conflicts(device, same_board, same_name, same_address)
         return same_board, same_name
+
+    def _record(self, client: Any, device_id: bytes | str | None) -> Device | None:
+        raw = client.hget(self._devices, device_id) if device_id else None
+        return decode_device(raw) if raw else None
+
+    def _index_addresses(self) -> None:
+        """Makes the index of addresses anew where it has not one for each device: an EspNet that knows no
+        such index registered or removed some."""
+
+        def is_whole(client: Any) -> bool:
+            return bool(client.zcard(self._addresses) == client.hlen(self._devices))
+
+        def transaction(pipe: Any) -> None:
+            places = {_member(decode_device(raw)): 0 for raw in pipe.hvals(self._devices)}
+            pipe.multi()
+            pipe.delete(self._addresses)
+            if places:
+                pipe.zadd(self._addresses, places)
+
+        if not is_whole(self._redis):
+            self._redis.transaction(transaction, self._devices)
 
     @translated
     def change(self, name: str, how: Callable[[Device], Device], *, now: float) -> Device:
@@ -188,6 +221,8 @@ class Registry(History):
             if jobs:
                 pipe.hset(self._jobs, mapping=jobs)
                 pipe.incr(self._jobs_version)
+            if new.address != old.address:
+                self._readdress(pipe, old, new)
             if new.name != old.name:
                 pipe.hdel(self._names, old.name)
                 pipe.hset(self._names, new.name, old.id)
@@ -212,6 +247,7 @@ class Registry(History):
                 return False
             moved = msgspec.structs.replace(device, address=address)
             pipe.hset(self._devices, device.id, encode(moved))
+            self._readdress(pipe, device, moved)
             self._hurry(pipe, device.id, now)
             return True
 
@@ -261,17 +297,19 @@ class Registry(History):
         return decode_device(raw)
 
     def _transaction(self, body: Callable[[Any], Device]) -> Device:
-        return cast(
-            Device,
-            self._redis.transaction(
-                body, self._devices, self._names, self._jobs, value_from_callable=True
-            ),
-        )
+        with self.turn:
+            return cast(
+                Device,
+                self._redis.transaction(
+                    body, self._devices, self._names, self._jobs, value_from_callable=True
+                ),
+            )
 
     def _erase(self, pipe: Any, device: Device, *, stays: bool = False) -> None:
         """``stays``: it is put into the pool then, and whoever has it has to hear of that."""
         pipe.hdel(self._devices, device.id)
         pipe.hdel(self._names, device.name)
+        pipe.zrem(self._addresses, _member(device))
         if not stays:
             self._place(args=[self.prefix, "remove", "", "", device.id], client=pipe)
         pipe.hdel(self._readings, device.id)
@@ -279,6 +317,10 @@ class Registry(History):
         pipe.delete(self._locks + device.id)
         pipe.hdel(self._jobs, device.id)
         pipe.hdel(self._memory, device.id)
+
+    def _readdress(self, pipe: Any, old: Device, new: Device) -> None:
+        pipe.zrem(self._addresses, _member(old))
+        pipe.zadd(self._addresses, {_member(new): 0})
 
     def _hurry(self, pipe: Any, device_id: str, now: float) -> None:
         """The device is due at ``now``, unless it is earlier."""
@@ -352,6 +394,11 @@ class Registry(History):
 def new_number() -> int:
     """A number for a record whose board has new passwords: never 0, and hardly ever one that was there."""
     return secrets.randbits(31) | 1
+
+
+def _member(device: Device) -> str:
+    """A member of the index of addresses: several devices may be said to be at one."""
+    return f"{device.address} {device.id}"
 
 
 def _by_name(device: Device) -> str:
