@@ -22,8 +22,8 @@ from espnet.blocks import LEVELS
 from espnet.historian import ENTRIES, Historian
 from espnet.model import Device, encode
 from espnet.samples import SampleBatch
+from espnet.series import tags_of
 from espnet.store import Store
-from espnet.trip import sample_tags
 
 START, INTERVAL_S, DAYS = 1_750_000_000.0, 10.0, 30
 #: Readings of a block: full tails have 180 to 240.
@@ -93,7 +93,7 @@ def kept(url: str, budget: int) -> None:
             pipe = raw.pipeline(transaction=False)
             for device in devices:
                 points = [(f"esp32.{name}", value, ()) for name, value in fields.items()]
-                batch = SampleBatch(at, sample_tags(device), tuple(points))
+                batch = SampleBatch(at, tags_of(device), tuple(points))
                 pipe.xadd("espnet:samples", {"n": len(points), "batch": encode(batch)})
             pipe.execute()
             if number % 2 or number == POLLS - 1:
