@@ -153,9 +153,11 @@ def seen(
     *,
     memory: Memory | None = None,
     tags: tuple[str, ...],
+    pins: Mapping[int, None] | None = None,
 ) -> Poll:
-    """A successful poll. ``reading`` is what is stored of ``sight``; ``memory`` None is unchanged."""
-    kept, refused = finite(points_of(claim.device, claim.jobs, reading, sight.status))
+    """A successful poll. ``reading`` is what is stored of ``sight``; ``memory`` None is unchanged; ``pins``
+    are those of `points_of`."""
+    kept, refused = finite(points_of(claim.device, claim.jobs, reading, sight.status, pins))
     return Poll(
         claim.grant,
         next_due(claim.due, reading.interval_s, reading.at),
