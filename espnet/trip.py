@@ -59,6 +59,10 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
     return now + backoff * (1 + JITTER * luck)
 
 
+#: The same for all readings before anything was written: readings are not changed, but replaced.
+_WROTE_NOTHING: dict[int, int] = {}
+
+
 class Sight(msgspec.Struct, gc=False):
     """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
 
@@ -90,6 +94,7 @@ class Sight(msgspec.Struct, gc=False):
             dht22_errors=self.climate_errors,
             adc=self.adc,
             adc_errors=self.adc_errors,
+            wrote=_WROTE_NOTHING,
             denied=self.denied,
             pace=pace,
         )

@@ -10,7 +10,7 @@ Events: ``pin.set`` ``pin.refused``.
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -61,6 +61,8 @@ LiftFence = Callable[[Grant, int, int], Awaitable[Grant | None]]
 NO_PASSWORD = "is claimed, and EspNet has no password for it"
 
 _NOTHING = Input()
+#: Of a board without sensors, what they said. Nobody writes into it.
+_NONE: dict[Any, Any] = {}
 
 
 class Settled(NamedTuple):
@@ -306,7 +308,11 @@ class Target:
         """The board's answer, which came at ``at``; raises `BoardError` where it is another board's, makes no
         sense or is not proved."""
         address, has_password = self.device.address, bool(self.device.credential)
-        sight = Sight(at, body, parse_status(address, body, self.device.id))
+        status = parse_status(address, body, self.device.id)
+        if self.get_dht22 or self.get_adc:
+            sight = Sight(at, body, status, {}, {}, {}, {})
+        else:  # most boards; the same map for all, because making four costs as much as all else here
+            sight = Sight(at, body, status, _NONE, _NONE, _NONE, _NONE)
         if has_password and not self._is_proved():
             if sight.status.claimed:
                 raise BoardError(address, "unproved", UNPROVED)
