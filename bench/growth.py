@@ -4,10 +4,11 @@
                            [--boards FILE] [--beside prometheus] [--write]
 
 For each size: boards, an embedded Redis, and one `espcli run` as a user starts it, with its history and two
-jobs a device; the dates are spread over the interval. After one interval, in which every connection is made,
-a window is measured. ``--boards`` names a file that holds addresses of boards that run already, such as what
-`espcli simulate --json` prints; without it there are stand-ins of `bench.boards`. ``--beside prometheus``
-has Prometheus scrape the same stand-ins at the same interval.
+jobs a device; the dates are spread over the interval. After `WARM` intervals, in which every connection is
+made, and what every device's jobs decide is known, a window is measured. ``--boards`` names a file that holds
+addresses of boards that run already, such as what `espcli simulate --json` prints; without it there are
+stand-ins of `bench.boards`. ``--beside prometheus`` has Prometheus scrape the same stand-ins at the same
+interval.
 
 A poll is late by the time between its date, which is known from how the device was registered, and its
 begin, which its reading tells. So the waiting for the next heartbeat is in it. A deadline is missed when a
@@ -44,6 +45,9 @@ from bench.trip import JOBS
 from espnet.model import Device, Reading, Threshold, encode
 
 SIZES, INTERVAL_S, WINDOW_S = (100, 1_000, 2_500, 5_000, 10_000), 10.0, 30.0
+#: Intervals before the window, for whoever is measured: the first poll of a board connects and remembers its
+#: pins, the second one decides, and from the third on nothing is new.
+WARM = 3.2
 #: Most stand-ins of one process: a board is two open files.
 IN_ONE_PROCESS = 4_000
 #: How many readings are fetched at once: Redis shall not be held up by our looking.
@@ -243,7 +247,7 @@ def espcli_run(
 def measure(
     places: Sequence[Place], interval_s: float, window_s: float, heartbeat_hz: float
 ) -> Growth:
-    """One `espcli run` over these boards, in a window after its first interval. Raises `RuntimeError`."""
+    """One `espcli run` over these boards, in a window after its first intervals. Raises `RuntimeError`."""
     with stage.redis_server() as url, redis.Redis.from_url(url) as client:
         # A little ahead: registering takes some 0.2 ms a device, and the collector has to start.
         start = time.time() + 2.0 + 0.0005 * len(places)
@@ -253,7 +257,7 @@ def measure(
             Watcher(url, dates, interval_s) as watcher,
         ):
             tree = Tree(process.pid)
-            time.sleep(start + 1.5 * interval_s - time.time())
+            time.sleep(start + WARM * interval_s - time.time())
             since, cpu_s, redis_s = time.time(), tree.cpu_s(), redis_cpu_s(client)
             time.sleep(window_s)
             until, cpu_s, redis_s = (
@@ -294,7 +298,7 @@ def beside(places: Sequence[Place], interval_s: float, window_s: float) -> tuple
         _,
     ):
         tree = Tree(process.pid)
-        time.sleep(1.5 * interval_s)
+        time.sleep(WARM * interval_s)
         began, cpu_s = time.monotonic(), tree.cpu_s()
         time.sleep(window_s)
         share = (tree.cpu_s() - cpu_s) / (time.monotonic() - began)

@@ -84,6 +84,8 @@ async def measure() -> dict[str, float]:
         # As from Redis: equal bytes, and never the same objects.
         return [
             b"1",
+            0,
+            [],
             [[bytes(bytearray(x)) if isinstance(x, bytes) else x for x in r] for r in rows],
         ]
 

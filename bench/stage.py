@@ -24,6 +24,9 @@ from espnet import server
 
 #: A system is warm when it has polled each board so often, and has until then, in seconds.
 WARM_POLLS, WARM_WITHIN_S = 5, 60.0
+#: Who polls at a pace polls all boards this often, in seconds, and is watched for so many windows: CPU is
+#: told in hundredths of a second, and it takes few of them.
+PACED_EVERY_S, PACED_WINDOWS = 0.1, 4
 #: Between two looks whether it is, in seconds.
 LOOK_S = 0.02
 

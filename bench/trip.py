@@ -1,14 +1,15 @@
 """One collecting process over the stand-in boards: measures itself, prints one JSON object.
 
-    python -m bench.trip REDIS_URL SECONDS JOBS open|claimed PORT…
+    python -m bench.trip REDIS_URL SECONDS JOBS open|claimed PORT… [every=S]
 
 Each tick finds every board due, so that nothing is measured but trips: claim, HTTP, parse, decide,
 commit with the reading and the samples. The stream and its books go between the ticks that are
 measured, so that it neither grows for ever nor comes to its bound. JOBS is how many jobs each device
 has, 0 to 2: a thermostat on its own temperature, a timer; both want the pin as it is, because the
-boards here never change.
+boards here never change. With ``every`` a tick begins each S seconds, and not when the last one has ended.
 """
 
+import asyncio
 import json
 import resource
 import sys
@@ -71,7 +72,7 @@ def account(client: redis.Redis) -> dict[str, float]:
 
 
 async def measure(
-    url: str, seconds: float, count: int, claimed: bool, ports: list[int]
+    url: str, seconds: float, count: int, claimed: bool, ports: list[int], every_s: float = 0.0
 ) -> dict[str, float]:
     pool = redis.ConnectionPool(connection_class=CountingConnection, path=url.split("://")[1])
     client = redis.Redis(connection_pool=pool)
@@ -109,9 +110,13 @@ async def measure(
     sent = CountingConnection.sent
     uncounted = 0
     end = time.monotonic() + seconds
+    beat = time.monotonic()
     while time.monotonic() < end:
         began = resource.getrusage(resource.RUSAGE_SELF)
         for _ in range(20):
+            if every_s:
+                beat = max(beat + every_s, time.monotonic())
+                await asyncio.sleep(beat - time.monotonic())
             tick = await collector.tick(clock.advance(INTERVAL_S))
             if tick.failed or tick.void or tick.ok != len(ports):
                 raise SystemExit(f"not every board was polled: {tick}")
@@ -139,8 +144,10 @@ async def measure(
 
 
 if __name__ == "__main__":
-    url, seconds, count, access, *ports = sys.argv[1:]
+    url, seconds, count, access, *rest = sys.argv[1:]
+    ports = [int(port) for port in rest if port.isdigit()]
+    every = [float(word.removeprefix("every=")) for word in rest if word.startswith("every=")]
     result = uvloop.run(
-        measure(url, float(seconds), int(count), access == "claimed", [int(port) for port in ports])
+        measure(url, float(seconds), int(count), access == "claimed", ports, *every)
     )
     print(json.dumps(result))

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import structlog
 
-from espnet import inputs, pace, trip
+from espnet import pace, trip
 from espnet.board.round import Asked, Round
 from espnet.clock import Clock
 from espnet.credential import Password
 from espnet.errors import BoardError, CredentialClosed, DeviceLockLost, StoreUnavailable
-from espnet.model import Device, Input, Memory, Pace, Reading, Threshold, View
+from espnet.model import Device, Input, Memory, Pace, Reading, View
 from espnet.store import BATCH, PRESENT_S, Claim, Grant, Poll, Store
 from espnet.trip import Sight
-from espnet.visit import Target, act, gather
+from espnet.visit import Target, act, gather, looks_of
 from espnet.watch import Watch, look_up
 
 #: Longest wait of a finished poll for others to be committed with, in seconds.
@@ -110,6 +110,8 @@ class Collector:
         #: Devices that are somebody else's now, and whose last visit here is not yet over.
         self._leaving: set[str] = set()
         self._watch = Watch()
+        #: When `_forget_links` looks again, in monotonic seconds.
+        self._forget_at = 0.0
         self._in_flight = 0
         self._claiming = self._has_claimed = False
         self._stopping = False
@@ -346,12 +348,13 @@ class Collector:
 
         None where Redis did not say: then nothing is decided, and the leases go on deciding.
         """
-        wanted = {
-            job.input
-            for claim in claims
-            for job in claim.jobs
-            if isinstance(job, Threshold) and inputs.parse(job.input).device != claim.device.name
-        }
+        wanted: set[str] = set()
+        for claim in claims:
+            target = self._targets.get(claim.device.id)
+            if target is not None and target.device is claim.device:
+                wanted.update(target.looks(claim.jobs).others)
+            else:
+                wanted.update(looks_of(claim.device, claim.jobs).others)
         if not wanted:
             return {}
         try:
@@ -467,7 +470,7 @@ class Collector:
         )
         if not claim.jobs or others is None:
             return reading, {}, True
-        given = gather(claim, sight, reading, others)
+        given = gather(target.looks(claim.jobs), sight, reading, others)
         return reading, given, target.is_settled(claim, sight, given)
 
     def _seen(
@@ -476,7 +479,8 @@ class Collector:
         if claim.fault is not None:
             log.info("board.back", name=claim.device.name, failures=claim.fault.failures)
         self._watch.saw(claim.device.name, reading, sight.status)
-        poll = trip.seen(claim, sight, reading, memory=memory, tags=target.tags)
+        pins = target.looks(claim.jobs).pins
+        poll = trip.seen(claim, sight, reading, memory=memory, tags=target.tags, pins=pins)
         target.next_due = poll.next_due
         return poll
 
@@ -544,14 +548,19 @@ class Collector:
         return target
 
     def _forget_links(self) -> None:
-        """Closes the links of devices that are no longer claimed here."""
+        """Closes the links of devices that are no longer claimed here. It looks at all of them, which may be
+        ten thousand, when the first can be due, and not before."""
         now_s = self._clock.monotonic()
-        for device_id in [
-            device_id
-            for device_id, target in self._targets.items()
-            if now_s - target.claimed_at > max(FORGET_LINK_S, 3 * target.interval_s)
-        ]:
-            self._targets.pop(device_id).link.close()
+        if now_s <= self._forget_at:
+            return
+        first = now_s + FORGET_LINK_S  # of those that are claimed from now on
+        for device_id, target in list(self._targets.items()):
+            until = target.claimed_at + max(FORGET_LINK_S, 3 * target.interval_s)
+            if now_s > until:
+                self._targets.pop(device_id).link.close()
+            else:
+                first = min(first, until)
+        self._forget_at = first
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._redis_thread, work)

@@ -5,8 +5,9 @@ dies. Nothing is dropped for its age on the way in. Any number of historians may
 is bounded: a page of entries, a few tails that are packed, a few devices that are looked over.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from espnet.blocks import LEVELS, sealed
 from espnet.model import phase
@@ -37,29 +38,63 @@ _DECIMALS = 4
 _LAST = 2**32 - 2 * LEVELS[-1].width
 
 
-def fields_of(batch: SampleBatch) -> dict[str, float]:
-    """The values of one poll under the names that jobs know: ``f``, ``gpio.4``, ``dht22.air.temp`` (°C).
+class Shape(NamedTuple):
+    """What the points of a poll are called in the history, and which of them are not kept as they are."""
 
-    What has tags of its own has their values at the end of its name.
-    """
-    fields = {}
-    for metric, value, own in batch.points:
+    names: tuple[str, ...]
+    #: Where the values stand that become °C, and those that are nobody's of ours and are not rounded.
+    celsius: tuple[int, ...] = ()
+    exact: tuple[int, ...] = ()
+    #: Of points of the same name the last one counts: where that stands, in the order of `names`.
+    chosen: tuple[int, ...] | None = None
+
+
+@lru_cache(maxsize=4_096)
+def _shape(metrics: tuple[str, ...], owns: tuple[tuple[str, ...], ...]) -> Shape:
+    """A device's polls nearly always have the same points, and many devices have the same ones."""
+    places: dict[str, int] = {}
+    celsius, exact = [], []
+    for place, (metric, own) in enumerate(zip(metrics, owns, strict=True)):
         if not metric.startswith(_STEM):
-            fields[".".join((metric, *map(_value, own)))] = float(value)
+            exact.append(place)
+            places[".".join((metric, *map(_value, own)))] = place
             continue
         name = metric.removeprefix(_STEM)
         if name == "dht22.temp":  # °F on the stream, as the 2021 samples were
-            value = (value - 32) * 5 / 9
+            celsius.append(place)
         if own:
             kind, _, rest = name.partition(".")
             name = ".".join(filter(None, (kind, *map(_value, own), rest)))
-        fields[name] = round(float(value), _DECIMALS)
-    return fields
+        places[name] = place
+    chosen = tuple(places.values()) if len(places) < len(metrics) else None
+    return Shape(tuple(places), tuple(celsius), tuple(exact), chosen)
+
+
+def values_of(batch: SampleBatch) -> tuple[tuple[str, ...], list[float]]:
+    """The values of one poll and the names that jobs know: ``f``, ``gpio.4``, ``dht22.air.temp`` (°C).
+
+    What has tags of its own has their values at the end of its name.
+    """
+    if not batch.points:
+        return (), []
+    metrics, values, owns = zip(*batch.points, strict=True)
+    names, celsius, exact, chosen = _shape(metrics, owns)
+    found = [
+        value if value.is_integer() else round(value, _DECIMALS) for value in map(float, values)
+    ]
+    for place in celsius:
+        found[place] = round((values[place] - 32) * 5 / 9, _DECIMALS)
+    for place in exact:
+        found[place] = float(values[place])
+    return names, found if chosen is None else [found[place] for place in chosen]
 
 
 def device_id_of(batch: SampleBatch) -> str:
     """Whose poll it was; "" when the batch does not say."""
-    return next((tag[3:] for tag in batch.tags if tag.startswith("id:")), "")
+    for tag in batch.tags:
+        if tag[:3] == "id:":
+            return tag[3:]
+    return ""
 
 
 class Historian:
@@ -140,12 +175,12 @@ class Historian:
     def _row(self, entry: Entry, share: int) -> Row:
         batch = entry.batch
         if batch is None:  # it cannot be read
-            return Row(entry, "", 0.0, {}, 1)
+            return Row(entry)
         at, device_id = round(batch.at, 3), device_id_of(batch)
-        fields: Mapping[str, float] = fields_of(batch)
-        if not fields or not 0 <= at < _LAST:
-            return Row(entry, "", 0.0, {}, 1)
-        return Row(entry, device_id, at, fields, _full(device_id, len(fields), share))
+        names, values = values_of(batch)
+        if not names or not 0 <= at < _LAST:
+            return Row(entry)
+        return Row(entry, device_id, at, names, values, _full(device_id, len(names), share))
 
     def _pack(self, device_ids: list[str], share: int, now: float) -> None:
         """Packs tails. Where another historian is faster, its blocks are as good."""

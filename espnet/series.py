@@ -65,8 +65,15 @@ def series_of(
     return found
 
 
-def points_of(device: Device, jobs: Sequence[Job], reading: Reading, status: Status) -> list[Point]:
-    """The points of a successful poll; ``status`` is what the board said in it.
+def points_of(
+    device: Device,
+    jobs: Sequence[Job],
+    reading: Reading,
+    status: Status,
+    pins: Mapping[int, None] | None = None,
+) -> list[Point]:
+    """The points of a successful poll; ``status`` is what the board said in it. ``pins`` are those of
+    `pins_of`, where they are known already.
 
     A pin that was written in this very poll is one of them, also where its override has just ended:
     its last point must not say that it is still on.
@@ -75,10 +82,11 @@ def points_of(device: Device, jobs: Sequence[Job], reading: Reading, status: Sta
     if status.f is not None:
         found.append((BOARD_F, status.f, ()))
     levels: Mapping[int, int] = status.gpio
-    pins = pins_of(device, jobs, reading.at)
+    if pins is None:
+        pins = pins_of(device, jobs, reading.at)
     if reading.wrote:
         levels = {**levels, **reading.wrote}
-        pins.update(dict.fromkeys(reading.wrote))
+        pins = {**pins, **dict.fromkeys(reading.wrote)}
     for pin in pins:
         level = levels.get(pin)
         if level is not None:

@@ -59,6 +59,10 @@ def retry_due(failures: int, interval_s: float, now: float, luck: float) -> floa
     return now + backoff * (1 + JITTER * luck)
 
 
+#: The same for all readings before anything was written: readings are not changed, but replaced.
+_WROTE_NOTHING: dict[int, int] = {}
+
+
 class Sight(msgspec.Struct, gc=False):
     """All that one trip saw of a board: its answer, byte for byte and as a record, and its sensors.
 
@@ -90,6 +94,7 @@ class Sight(msgspec.Struct, gc=False):
             dht22_errors=self.climate_errors,
             adc=self.adc,
             adc_errors=self.adc_errors,
+            wrote=_WROTE_NOTHING,
             denied=self.denied,
             pace=pace,
         )
@@ -153,9 +158,11 @@ def seen(
     *,
     memory: Memory | None = None,
     tags: tuple[str, ...],
+    pins: Mapping[int, None] | None = None,
 ) -> Poll:
-    """A successful poll. ``reading`` is what is stored of ``sight``; ``memory`` None is unchanged."""
-    kept, refused = finite(points_of(claim.device, claim.jobs, reading, sight.status))
+    """A successful poll. ``reading`` is what is stored of ``sight``; ``memory`` None is unchanged; ``pins``
+    are those of `points_of`."""
+    kept, refused = finite(points_of(claim.device, claim.jobs, reading, sight.status, pins))
     return Poll(
         claim.grant,
         next_due(claim.due, reading.interval_s, reading.at),

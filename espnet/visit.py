@@ -10,7 +10,7 @@ Events: ``pin.set`` ``pin.refused``.
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -39,13 +39,14 @@ from espnet.model import (
     Job,
     Memory,
     Observed,
+    Override,
     Pace,
     Reading,
     Threshold,
     Write,
 )
 from espnet.pace import factor_of, slow_s
-from espnet.series import tags_of
+from espnet.series import pins_of, tags_of
 from espnet.store import MAX_FENCE_PROVED, MAX_FENCE_SEEN, Claim, Grant
 from espnet.trip import Order, Sight
 
@@ -60,6 +61,8 @@ LiftFence = Callable[[Grant, int, int], Awaitable[Grant | None]]
 NO_PASSWORD = "is claimed, and EspNet has no password for it"
 
 _NOTHING = Input()
+#: Of a board without sensors, what they said. Nobody writes into it.
+_NONE: dict[Any, Any] = {}
 
 
 class Settled(NamedTuple):
@@ -76,6 +79,31 @@ class Settled(NamedTuple):
     since: float
     until: float
     decisions: Mapping[int, Decision]
+
+
+class Looks(NamedTuple):
+    """What the jobs of a device look at, and the pins that they govern."""
+
+    jobs: Sequence[Job]
+    #: Inputs of the device's own, and all others.
+    own: Sequence[tuple[str, inputs.Source]]
+    others: Sequence[str]
+    #: The pins that are sampled; None where that is for the clock to say.
+    pins: Mapping[int, None] | None
+
+
+def looks_of(device: Device, jobs: Sequence[Job]) -> Looks:
+    """It changes with the jobs only, and they seldom do."""
+    own, others = [], []
+    for job in jobs:
+        if isinstance(job, Threshold):
+            source = inputs.parse(job.input)
+            if source.device == device.name:
+                own.append((job.input, source))
+            else:
+                others.append(job.input)
+    ends = any(isinstance(job, Override) for job in jobs)
+    return Looks(jobs, own, others, None if ends else pins_of(device, jobs, 0.0))
 
 
 class Target:
@@ -106,6 +134,7 @@ class Target:
         #: Until when the device's lock is surely ours, in monotonic seconds.
         self.locked_until = 0.0
         self._settled: Settled | None = None
+        self._looks = looks_of(device, ())
         #: Whether somebody else has claimed the board: then it can be read, and not controlled.
         self.is_foreign = False
         self._is_asked_for = False
@@ -133,6 +162,12 @@ class Target:
         if credential is not None and credential.passwords:
             passwords = credential.passwords
             self.link.login = Login(self.device.id, lambda _: passwords)
+
+    def looks(self, jobs: Sequence[Job]) -> Looks:
+        """What these jobs look at: the store hands out the same ones until they change."""
+        if self._looks.jobs is not jobs:
+            self._looks = looks_of(self.device, jobs)
+        return self._looks
 
     def settle(self, claim: Claim, sight: Sight, given: Mapping[str, Input]) -> None:
         """Notes that what was decided needed no write and is no news, if that can last.
@@ -273,7 +308,11 @@ class Target:
         """The board's answer, which came at ``at``; raises `BoardError` where it is another board's, makes no
         sense or is not proved."""
         address, has_password = self.device.address, bool(self.device.credential)
-        sight = Sight(at, body, parse_status(address, body, self.device.id))
+        status = parse_status(address, body, self.device.id)
+        if self.get_dht22 or self.get_adc:
+            sight = Sight(at, body, status, {}, {}, {}, {})
+        else:  # most boards; the same map for all, because making four costs as much as all else here
+            sight = Sight(at, body, status, _NONE, _NONE, _NONE, _NONE)
         if has_password and not self._is_proved():
             if sight.status.claimed:
                 raise BoardError(address, "unproved", UNPROVED)
@@ -421,17 +460,14 @@ async def _write(
 
 
 def gather(
-    claim: Claim, sight: Sight, reading: Reading, others: Mapping[str, Input]
+    looks: Looks, sight: Sight, reading: Reading, others: Mapping[str, Input]
 ) -> dict[str, Input]:
     """What the device's thresholds look at: its own values from this very visit, and ``others``."""
-    found = {}
-    for job in claim.jobs:
-        if isinstance(job, Threshold):
-            source = inputs.parse(job.input)
-            if source.device == claim.device.name:
-                found[job.input] = inputs.from_reading(source, reading, sight.status)
-            elif job.input in others:
-                found[job.input] = others[job.input]
+    status = sight.status
+    found = {text: inputs.from_reading(source, reading, status) for text, source in looks.own}
+    for text in looks.others:
+        if text in others:
+            found[text] = others[text]
     return found
 
 

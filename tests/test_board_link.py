@@ -163,6 +163,61 @@ def test_bytes_that_nobody_asked_for_never_become_the_next_answer(run: Run, extr
         assert wire.connections[HOST] == 2
 
 
+def test_an_answer_whose_head_is_known_is_the_same_in_whatever_pieces_it_comes(run: Run) -> None:
+    """A head that was seen before says how long the body is, and no more than that: what is in pieces, is
+    longer or is followed by something is told apart as ever."""
+    said = answer().bytes
+    bodies = [BODY, BODY + b" " * 20, BODY[:-1] + b"  }"]
+    says = [answer(body) for body in bodies * 2]
+    says += [Say((said[:at], said[at:]), gap_s=0.005) for at in range(1, len(said), 7)]
+    says += [answer(), Say((said + said,)), answer(OTHER)]
+
+    async def main() -> None:
+        link = Link(wire.address())
+        for body in bodies * 2:
+            assert await ask(link) == body
+        for _ in range(len(says) - len(bodies) * 2 - 2):
+            assert await ask(link) == BODY
+        assert wire.connections[HOST] == 1
+        assert await ask(link) == BODY
+        await until(lambda: not link.is_open)
+        assert await ask(link) == OTHER
+        link.close()
+
+    with Wire(*says) as wire:
+        run(main())
+        assert wire.connections[HOST] == 2
+
+
+class Listening:
+    """Hears what a login would hear."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, bytes, bytes]] = []
+
+    def signed(self, request: bytes) -> bytes:
+        return request
+
+    def answered(self, status: int, challenge: bytes, info: bytes, body: bytes) -> bool:
+        self.heard.append((status, challenge, info))
+        return False
+
+
+def test_what_a_head_says_to_a_login_is_heard_each_time(run: Run) -> None:
+    """A proof is a proof of one answer, however often the same bytes come."""
+
+    async def main() -> None:
+        link = Link(wire.address())
+        link.login = login = Listening()  # type: ignore[assignment]
+        for _ in range(3):
+            assert await ask(link) == BODY
+        assert login.heard == [(200, b"", b'rspauth="1"')] * 3
+        link.close()
+
+    with Wire(answer(headers='Authentication-Info: rspauth="1"\r\n')) as wire:
+        run(main())
+
+
 @pytest.mark.parametrize(
     "say",
     [

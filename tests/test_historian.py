@@ -14,7 +14,7 @@ from board_wire import status_body
 
 from espnet import blocks
 from espnet.blocks import LEVELS, mean, rows_of
-from espnet.historian import Historian, device_id_of, fields_of
+from espnet.historian import Historian, device_id_of, values_of
 from espnet.model import (
     Adc,
     Climate,
@@ -201,6 +201,11 @@ def test_a_simulated_day_comes_back_as_it_was(
 # --- names ----------------------------------------------------------------------------------------
 
 
+def fields_of(*points: tuple[str, float, tuple[str, ...]]) -> dict[str, float]:
+    names, values = values_of(SampleBatch(NOW, (), points))
+    return dict(zip(names, values, strict=True))
+
+
 def test_values_have_the_names_that_jobs_use() -> None:
     """f, up, gpio.4, adc.36, dht22.NAME.temp in °C; what nobody knows keeps its metric's name."""
     points = (
@@ -214,18 +219,24 @@ def test_values_have_the_names_that_jobs_use() -> None:
         ("weather.wind", 1e-9, ("site:roof",)),
         ("esp32.new.thing", 2, ("of:x", "and")),
     )
-    assert fields_of(SampleBatch(NOW, (), points)) == {
+    assert fields_of(*points) == {
         "up": 1, "poll_seconds": 0.1235, "f": 53.3333, "gpio.4": 1, "adc.36": 1234.125,
         "dht22.a:ir.temp": 21.7, "dht22.a:ir.humidity": 40.1, "weather.wind.roof": 1e-9,
         "new.x.and.thing": 2,
     }  # fmt: skip
 
 
+def test_of_two_points_of_one_name_the_last_one_counts() -> None:
+    """They have one place, that of the first: a row has a value for each name."""
+    points = (("esp32.f", 1.5, ()), ("esp32.up", 1, ()), ("esp32.f", 2.5, ()))
+    assert list(fields_of(*points).items()) == [("f", 2.5), ("up", 1)]
+
+
 @pytest.mark.parametrize("tenths", range(-400, 801, 7))
 def test_a_temperature_is_what_the_sensor_said(tenths: int) -> None:
     """°C that became °F on the stream are the same °C again."""
     sample = ("esp32.dht22.temp", Climate(tenths / 10, 40).temp_f, ("sensor:air",))
-    assert fields_of(SampleBatch(NOW, (), (sample,))) == {"dht22.air.temp": tenths / 10}
+    assert fields_of(sample) == {"dht22.air.temp": tenths / 10}
 
 
 def test_a_device_is_known_by_the_first_id() -> None:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from test_store import NOW, queue
@@ -257,7 +258,7 @@ class Model:
         if not fates:
             del self.open[entry.id]
         else:
-            self.held[entry.id] = (who, entry._replace(fates=fates))
+            self.held[entry.id] = (who, msgspec.structs.replace(entry, fates=fates))
 
     def check(self, in_stream: set[bytes]) -> None:
         for entry_id in set(self.open) - in_stream:

@@ -82,7 +82,7 @@ class House:
         claim = Claim(self.device, None, NOW, Grant("b1", "me:1", self.fence), jobs, self.memory)
         sight = await self.target.read(claim, self.clock, TIMEOUT_S)
         reading = sight.reading(poll_s=0.1, interval_s=10.0, collector="here")
-        given = gather(claim, sight, reading, others)
+        given = gather(self.target.looks(jobs), sight, reading, others)
         with capture_logs() as log:
             memory, wrote = await act(
                 self.target, claim, sight, given, self.lift_fence, self.clock, TIMEOUT_S

@@ -45,6 +45,7 @@ def everybody() -> Sequence[Peer]:
         *espnet.VARIANTS,
         naive.Naive(),
         prometheus.Prometheus(),
+        prometheus.PacedPrometheus(),
         collectd.Collectd(),
         espnet2021.EspNet2021(),
     ]

@@ -9,20 +9,30 @@ import msgspec
 
 import espnet
 from bench.processes import running
-from bench.stage import Boards, Figures, Stopwatch
+from bench.stage import PACED_EVERY_S, PACED_WINDOWS, WARM_POLLS, Boards, Figures, Stopwatch
 
 #: How long a process polls before and after it is watched, in seconds.
 AROUND_S = 1.0
 
 
 class EspNet:
-    """One variant. ``jobs`` is how many jobs each device has."""
+    """One variant. ``jobs`` is how many jobs each device has; all boards are polled each ``every_s``, or as
+    fast as they can be."""
 
     uses_redis = True
 
-    def __init__(self, name: str, title: str, does: str, boards: str = "", jobs: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        does: str,
+        boards: str = "",
+        jobs: int = 0,
+        every_s: float | None = None,
+    ) -> None:
         self.name, self.title, self.does, self._jobs = name, title, does, jobs
         self.boards = ("changing", *boards.split())
+        self._every_s = every_s
 
     def available(self) -> str | None:
         return None
@@ -32,8 +42,14 @@ class EspNet:
 
     def run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
         access = "claimed" if "claimed" in self.boards else "open"
-        command = [sys.executable, "-m", "bench.trip", redis_url, str(seconds + AROUND_S)]
+        around_s = AROUND_S
+        if self._every_s is not None:
+            seconds *= PACED_WINDOWS
+            around_s += WARM_POLLS * self._every_s
+        command = [sys.executable, "-m", "bench.trip", redis_url, str(seconds + around_s)]
         command += [str(self._jobs), access, *map(str, crowd.ports)]
+        if self._every_s is not None:
+            command.append(f"every={self._every_s}")
         with running(command, stdout=subprocess.PIPE) as process:
             figures = Stopwatch(crowd, redis_url).measure(process, seconds)
             told, _ = process.communicate()
@@ -42,8 +58,8 @@ class EspNet:
         return msgspec.structs.replace(figures, redis_reads=round_trips)
 
 
-#: The one that others are compared with.
-HEADLINE = "espnet_with_two_jobs"
+#: The one that others are compared with, and the one for those that are asked for a thousand polls a second.
+HEADLINE, PACED = "espnet_with_two_jobs", "espnet_at_1000"
 VARIANTS = (
     EspNet(
         HEADLINE,
@@ -73,5 +89,12 @@ VARIANTS = (
         "EspNet, boards with a password",
         "each request is signed and each board's proof is checked; no jobs",
         boards="claimed",
+    ),
+    EspNet(
+        PACED,
+        "EspNet, at 1,000 polls a second",
+        "the same with two jobs a device, all 100 boards each 100 ms",
+        jobs=2,
+        every_s=PACED_EVERY_S,
     ),
 )

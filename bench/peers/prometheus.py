@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import debian
 from bench.peers import Unfit
 from bench.processes import running
-from bench.stage import Boards, Figures, Stopwatch, free_port
+from bench.stage import PACED_EVERY_S, PACED_WINDOWS, Boards, Figures, Stopwatch, free_port
 
 #: Between two scrapes of a board, in milliseconds, at first; it grows until they all happen.
 INTERVAL_MS, SLOWER, SLOWEST_MS = 10, 1.5, 200
@@ -85,6 +85,19 @@ class Prometheus:
             ]
             with running(command) as process:
                 yield process, address
+
+
+class PacedPrometheus(Prometheus):
+    name, title = "prometheus_at_1000", "Prometheus, at 1,000 polls a second"
+    does = "the same at the pace of EspNet's row of that name: each of the 100 boards every 100 ms"
+
+    def run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
+        self._interval_ms = round(PACED_EVERY_S * 1000)
+        figures = self._run(crowd, redis_url, seconds * PACED_WINDOWS)
+        share = figures.polls / figures.wall_s * PACED_EVERY_S / len(crowd.ports)
+        if share < 0.95:
+            raise Unfit(f"of the scrapes that it was to make it made {share:.0%}")
+        return figures
 
 
 def _check(address: str, boards: int) -> None:

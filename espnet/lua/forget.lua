@@ -19,7 +19,11 @@ local others = others_than('')
 -- The last real sink leaves samples to the next one.
 if #others == 0 or (#others == 1 and others[1][1] == HISTORY) then return '' end
 local rows = redis.call('XRANGE', SAMPLES, '(' .. ARGV[3], '+', 'COUNT', ARGV[4])
+local gone, weights = 0, 0
 for _, row in ipairs(rows) do
-  let_go('', others, row[1], samples_of(row), bytes_of(row), '0')
+  if let_go('', others, row[1], '0') then
+    gone, weights = gone + samples_of(row), weights + weight(bytes_of(row))
+  end
 end
+let_go_of(gone, weights)
 return rows[1] and rows[#rows][1] or ''

@@ -14,6 +14,7 @@ local DEAD, PARTS = PREFIX .. 'dead', PREFIX .. 'parts:' .. sink
 local LONG_AGO_MS = 86400000
 local others = others_than(sink)
 local settled, sums = 0, {accepted = 0, expired = 0, dropped = 0, dead = 0}
+local gone, weights = 0, 0
 local at = 7
 while at <= #ARGV do
   local id, samples, bytes, fates = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 7]
@@ -27,7 +28,7 @@ while at <= #ARGV do
     if fates == '' then
       settled = settled + 1
       acknowledge(sink, id)
-      let_go(sink, others, id, samples, bytes, keep)
+      if let_go(sink, others, id, keep) then gone, weights = gone + samples, weights + weight(bytes) end
     else
       redis.call('XCLAIM', SAMPLES, sink, consumer, 0, id, 'IDLE', LONG_AGO_MS, 'RETRYCOUNT', 0, 'JUSTID')
       if string.find(fates, '[^%z]') then redis.call('HSET', PARTS, id, fates) end
@@ -36,6 +37,7 @@ while at <= #ARGV do
   end
   at = at + dead
 end
+let_go_of(gone, weights)
 if repeated > 0 and redis.call('HEXISTS', SINKS, sink) == 1 then
   redis.call('HINCRBY', PREFIX .. 'books:' .. sink, 'repeated', repeated)
 end

@@ -106,15 +106,18 @@ local function others_than(sink)
   return others
 end
 
--- Removes an entry that `sink` has settled, unless somebody else waits for it. `bytes` are those of its batch;
--- `keep` is '1' where samples are kept until there is a sink.
-local function let_go(sink, others, id, samples, bytes, keep)
-  if keep == '1' and sink == HISTORY and #others == 0 then return end
+-- Removes an entry that `sink` has settled, unless somebody else waits for it; whether it did, and then
+-- `let_go_of` has to hear of it in the same script. `keep` is '1' where samples are kept until there is a sink.
+local function let_go(sink, others, id, keep)
+  if keep == '1' and sink == HISTORY and #others == 0 then return false end
   for _, other in ipairs(others) do
-    if is_in(other[2], id) or taken(other[1], id) then return end
+    if is_in(other[2], id) or taken(other[1], id) then return false end
   end
-  if redis.call('XDEL', SAMPLES, id) == 1 then
-    redis.call('HINCRBY', BOOKS, 'queued', 0 - samples)
-    redis.call('HINCRBY', BOOKS, 'bytes', -weight(bytes))
-  end
+  return redis.call('XDEL', SAMPLES, id) == 1
+end
+
+-- Books what was let go: so many samples, and the `weight` of their entries together.
+local function let_go_of(samples, weights)
+  if samples ~= 0 then redis.call('HINCRBY', BOOKS, 'queued', 0 - samples) end
+  if weights ~= 0 then redis.call('HINCRBY', BOOKS, 'bytes', 0 - weights) end
 end

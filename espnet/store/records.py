@@ -79,7 +79,7 @@ class Poll(msgspec.Struct, frozen=True, gc=False):
     memory: Memory | None = None
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One poll's samples on the stream; ``size`` is that of the encoded batch in bytes.
 
     ``batch`` None cannot be read. ``fates`` are those of its samples so far, a byte each, zero where
