@@ -86,14 +86,16 @@ async def work(url: str, name: str, interval_s: float) -> None:
         loop.call_soon_threadsafe(has_ended.set)
 
     threading.Thread(target=answer, daemon=True).start()
-    pause_s = PAUSE_S if interval_s == ALWAYS_S else HEARTBEAT_S
+    is_always_due = interval_s == ALWAYS_S
     while not has_ended.is_set():
         tick = await collector.tick(clock.now())
         if tick.failed:
             raise SystemExit(f"not every board was polled: {tick}")
         polls += tick.ok
-        if not tick.ok:
-            await asyncio.sleep(pause_s)
+        if not is_always_due:
+            await asyncio.sleep(HEARTBEAT_S)
+        elif not tick.ok:
+            await asyncio.sleep(PAUSE_S)
     await collector.close()
     store.close()
 

@@ -408,7 +408,7 @@ def main() -> None:
     asked.add_argument("--static", action="store_true", help="light boards")
     asked.add_argument("--interval", type=float, default=5.0)
     asked.add_argument("--minutes", type=float, default=10.0)
-    asked.add_argument("--warm-up", type=float, default=60.0)
+    asked.add_argument("--warm-up", type=float, default=150.0)
     asked.add_argument("--queue-mb", type=int)
     asked.add_argument("--history-mb", type=int)
     asked.add_argument("--name")
