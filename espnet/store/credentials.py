@@ -26,14 +26,8 @@ MAX_PASSWORDS = 8
 _SETTLED_MS = 3000
 
 
-#: How many boards' passwords are looked at where all were before.
-_SOME = 16
-
-
 class Credentials(Registry):
     """What opens boards."""
-
-    _has_looked = False
 
     @translated
     def credentials(self, device_ids: Sequence[str]) -> dict[str, Credential]:
@@ -116,13 +110,7 @@ class Credentials(Registry):
             self._redis.transaction(transaction, self._credentials, self._devices)
 
     def _others_are_sealed(self, client: Any) -> bool:
-        """Looks at all once, and at some from then on: whoever takes up a key seals every one."""
-        if self._has_looked:
-            some = client.hrandfield(self._credentials, _SOME, withvalues=True)
-            return any(map(is_sealed, some[1::2]))
-        found = any(map(is_sealed, client.hvals(self._credentials)))
-        self._has_looked = not found
-        return found
+        return any(map(is_sealed, client.hvals(self._credentials)))
 
     @translated
     def _settle_on_disk(self) -> None:
