@@ -393,6 +393,7 @@ class _Wire(asyncio.Protocol):
         if (
             self._received != len(piece)
             or len(head) > _LONGEST_HEAD
+            or len(body) > MAX_ANSWER_BYTES
             or body != b"".join(self._body)
         ):
             return
