@@ -49,13 +49,17 @@ class Prometheus:
 
     def run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
         while True:
-            figures = self._run(crowd, redis_url, seconds)
-            share = figures.polls / figures.wall_s * self._interval_ms / 1000 / len(crowd.ports)
+            try:
+                figures = self._run(crowd, redis_url, seconds)
+                share = figures.polls / figures.wall_s * self._interval_ms / 1000 / len(crowd.ports)
+                what = f"of the scrapes that it was to make it made {share:.0%}"
+            except Unfit as error:  # boards answered, and it had given up waiting for most of them
+                share, what = 0.0, str(error)
             if share > 0.95:
                 return figures
             self._interval_ms = round(self._interval_ms * SLOWER)
             if self._interval_ms > SLOWEST_MS:
-                raise Unfit(f"of the scrapes that it was to make it made {share:.0%}")
+                raise Unfit(what)
 
     def _run(self, crowd: Boards, redis_url: str, seconds: float) -> Figures:
         boards = [f"127.0.0.1:{port}" for port in crowd.ports]
