@@ -8,6 +8,7 @@ import http.client
 import json
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -80,8 +81,25 @@ def test_the_log_tells_who_asked_what_and_when(board: LightHandle) -> None:
         assert entry.ended_s is not None
         assert entry.at_s <= entry.at_s + entry.answered_s <= entry.ended_s
         assert entry.overlap == 0
+        assert entry.left_s is None
     assert first.ended_s is not None
     assert first.ended_s <= second.at_s
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_the_log_tells_when_a_client_went_before_its_answer(board: LightHandle, how: str) -> None:
+    """The request is carried out all the same; what was answered before is nobody's leaving."""
+    board.set(latency_s=0.5)
+    with connect(board) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
+        until(lambda: board.requests, 3)
+        if how == "resets":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: board.requests[0].answered_s, 3)
+    (entry,) = board.requests
+    assert entry.status == 200
+    assert entry.left_s is not None
+    assert entry.at_s < entry.left_s < entry.at_s + (entry.answered_s or 0)
 
 
 def test_pin_changes_say_why(board: LightHandle) -> None:

@@ -304,7 +304,8 @@ class Chaos:
         return found
 
     def overlaps(self) -> list[str]:
-        """Requests to one board at once. One that a board never answered is over for who sent it."""
+        """Requests to one board at once. One that a board never answered is over for who sent it, and so is
+        one whose client had gone before: it had waited its time-out, which a board cannot know."""
         found = []
         for board, name in zip(self.fleet, self.names, strict=True):
             until_s, last = 0.0, None
@@ -315,6 +316,8 @@ class Chaos:
                     found.append(f"{name}: {request} during {last}")
                 if request.fault is None and request.answered_s is not None:
                     until_s, last = request.at_s + request.answered_s, request
+                    if request.left_s is not None:
+                        until_s = request.left_s
         return found
 
     def wrong_pins(self) -> list[str]:

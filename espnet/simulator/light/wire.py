@@ -42,7 +42,9 @@ class LightRequest:
     """One request that a light board received; times are monotonic seconds of this machine.
 
     ``at_s``: its first byte; ``answered_s``: how long the board took to answer, None while it has not;
-    ``ended_s``: when all of the answer was handed over, or the connection was gone, None before that.
+    ``ended_s``: when all of the answer was handed over, or the connection was gone, None before that;
+    ``left_s``: when its client left before the board had answered, or the connection broke; None where
+    neither;
     ``overlap``: how many others were under way; ``connections``: how many were open, this one included;
     ``connection`` and ``peer``: the connection's number on this board, and the client's port; ``fence``: that
     it carried, 0 for none; ``fault``: what was done to it.
@@ -59,6 +61,7 @@ class LightRequest:
     status: int = 0
     answered_s: float | None = None
     ended_s: float | None = None
+    left_s: float | None = None
     fence: int = 0
     fault: str | None = None
 
@@ -106,6 +109,7 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self.entry is not None and self.entry.ended_s is None:
             self.entry.ended_s = self._board.now_s()
+        self._note_leaving()
         # What is late or takes long is carried out all the same: no board notices before it answers.
         if not self._busy or self._began_s is None:
             self._give_way()
@@ -125,8 +129,14 @@ class Wire(asyncio.Protocol):
         self._give_way()
         self.transport.abort()
 
+    def _note_leaving(self) -> None:
+        entry = self.entry
+        if entry is not None and entry.answered_s is None and entry.left_s is None:
+            entry.left_s = self._board.now_s()
+
     def eof_received(self) -> bool:
         self._eof = True
+        self._note_leaving()
         if self._busy:
             return True
         if self.doing in (_LINGERING, _HANGING):
