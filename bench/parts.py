@@ -76,6 +76,7 @@ async def measure() -> dict[str, float]:
     parts, clock, loop = Parts(), ManualClock(NOW), asyncio.get_running_loop()
     store = Store("unix:///nowhere")
     collector = Collector(store, clock, holder="bench", interval_s=INTERVAL_S, timeout_s=2.0)
+    trips = collector._trips
     rows = [row(number) for number in range(COUNT)]
     bodies = [Body(status(number), changing=True) for number in range(COUNT)]
     sent: list[Any] = []
@@ -105,7 +106,7 @@ async def measure() -> dict[str, float]:
         answered = claim()
         store._claim = lambda found=answered, **_: found
         claims = parts.timed("claim: records", lambda: store.claim(NOW, COUNT, "bench", ttl_s=11.0))
-        targets = [collector._target(claim.device) for claim in claims]
+        targets = [collector._targets.of(claim.device) for claim in claims]
         for target in targets:
             if not target.link.is_open:
                 target.link._wire = wire = _Wire("", loop, 2.0)
@@ -126,11 +127,11 @@ async def measure() -> dict[str, float]:
 
         def glance() -> None:
             for a in asked:
-                poll, sight = collector._glance(*a.key, {}, a)
+                poll, sight = trips._glance(*a.key, {}, a)
                 if poll is None:  # the first round: from then on, this is the steady state
-                    reading, given, _ = collector._look(*a.key, sight, 0.0, {})
+                    reading, given, _ = trips._look(*a.key, sight, 0.0, {})
                     a.key[1].settle(a.key[0], sight, given)
-                    poll = collector._seen(*a.key, sight, reading, None)
+                    poll = trips._seen(*a.key, sight, reading, None)
                 polls.append(poll)
 
         parts.timed("look: JSON, checks, jobs, reading, samples", glance)

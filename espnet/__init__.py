@@ -38,7 +38,7 @@ layer  module                                      responsibility
 3      ``watch``                                   who looks at whose readings
 3      ``cable/``                                  flash, files and settings of a board, over USB
 4      ``visit``                                   one visit to one board: read, decide, write
-5      ``collector`` ``uploader``                  claims, batches, commits; the stream to the sinks
+5      ``collector/`` ``uploader``                 claims, batches, commits; the stream to the sinks
 5      ``historian``                               the stream to the history
 5      ``config`` ``simulator/``                   the environment; boards without hardware
 5      ``exposition``                              what Prometheus is shown

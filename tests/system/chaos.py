@@ -245,7 +245,7 @@ class Chaos:
 
     def _dawdle(self) -> None:
         """Some boards take their time to answer from now on, or no longer: a good part of the time-out."""
-        latency_s = self.luck.choice([0.0, 0.2 * TIMEOUT_S, 0.4 * TIMEOUT_S])
+        latency_s = self.luck.choice([0.0, 0.3 * TIMEOUT_S, 0.6 * TIMEOUT_S])
         for number in self.luck.sample(range(len(self.fleet)), len(self.fleet) // 6):
             self.fleet[number].set(latency_s=latency_s)
 
