@@ -32,6 +32,9 @@ SLACK_S = 2.0
 #: A board that is healthy, in a house that is, is polled at least so often, in seconds: whoever had it died
 #: with its lock.
 MOST_S = INTERVAL_S + TTL_S + SLACK_S
+#: Who leaves a board after so long without an answer had a time-out: it waited a little longer than a busy
+#: board may notice. Who leaves earlier, and asks anew, should not have been asking.
+MOST_WAIT_S = 0.75 * TIMEOUT_S
 #: Collectors look so often, and are not thought dead while they wait for Redis a little.
 HEARTBEAT = "5"
 PIN = 4
@@ -305,18 +308,24 @@ class Chaos:
 
     def overlaps(self) -> list[str]:
         """Requests to one board at once. One that a board never answered is over for who sent it, and so is
-        one whose client had gone before: it had waited its time-out, which a board cannot know."""
+        one whose client left before: if it had waited for its time-out, or nearly, as the board saw it."""
         found = []
         for board, name in zip(self.fleet, self.names, strict=True):
             until_s, last = 0.0, None
+            asked_s: dict[
+                int, float
+            ] = {}  # by connection, of a request that was refused without a signature
             for request in board.requests:
                 if request.method == "POST" and not request.fence:
                     continue  # somebody in the house, who asks nobody
                 if request.at_s < until_s:
                     found.append(f"{name}: {request} during {last}")
+                began_s = asked_s.pop(request.connection, request.at_s)
+                if request.status == 401:
+                    asked_s[request.connection] = began_s
                 if request.fault is None and request.answered_s is not None:
                     until_s, last = request.at_s + request.answered_s, request
-                    if request.left_s is not None:
+                    if request.left_s is not None and request.left_s - began_s > MOST_WAIT_S:
                         until_s = request.left_s
         return found
 
