@@ -13,18 +13,13 @@ Invariants: the loop runs in one background thread; every call returns when it i
 from __future__ import annotations
 
 import asyncio
-import atexit
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
+from espnet.simulator.background import Background
 from espnet.simulator.board import SimulatedBoard
 from espnet.simulator.errors import SimulatorError
 from espnet.simulator.simulator import Simulator
 from espnet.simulator.state import PinState, Request
-
-_T = TypeVar("_T")
 
 
 class Board:
@@ -136,19 +131,16 @@ class Board:
             ) from e
 
 
-class Fleet:
+class Fleet(Background[Board]):
     """``Fleet(count, …)``: options as `Simulator`'s. ``events`` keeps what happened to boards."""
 
     def __init__(self, count: int, **options: Any) -> None:
+        super().__init__(asyncio.new_event_loop(), "fleet")
         self._count, self._options = count, options
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._simulator: Simulator | None = None
-        self._boards: list[Board] = []
         self.events: list[tuple[str, str, str]] = []
 
-    def start(self) -> Fleet:
-        """Returns when every board answers."""
+    def _begin(self) -> list[Board]:
         on_event = self._options.pop("on_event", None)
 
         def note(board: SimulatedBoard, word: str, detail: str) -> None:
@@ -168,56 +160,13 @@ class Fleet:
             if begun:
                 await asyncio.wait(begun)
 
-        self._thread.start()
-        atexit.register(self.stop)
         try:
             simulator = self.run(make())
         except BaseException:
             self.run(settled())  # it is cancelled, and first ends what it had begun
-            self.stop()
             raise
-        self._boards = [Board(self, board) for board in simulator.boards]
-        return self
+        return [Board(self, board) for board in simulator.boards]
 
-    def stop(self) -> None:
-        atexit.unregister(self.stop)
-        if self._loop.is_closed():
-            return
+    async def _end(self) -> None:
         if self._simulator is not None:
-            self.run(self._simulator.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Runs a coroutine on the fleet's loop and returns its result."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def call(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        async def work() -> _T:
-            return function(*args, **kwargs)
-
-        return self.run(work())
-
-    def __getitem__(self, n: int) -> Board:
-        return self._boards[n]
-
-    def __len__(self) -> int:
-        return len(self._boards)
-
-    def __iter__(self) -> Iterator[Board]:
-        return iter(self._boards)
-
-    def __enter__(self) -> Fleet:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.stop()
+            await self._simulator.stop()

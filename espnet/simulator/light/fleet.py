@@ -12,20 +12,15 @@ Invariants: the loop runs in one background thread; every call returns when it i
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
+from espnet.simulator.background import Background
 from espnet.simulator.light.board import LightBoard
 from espnet.simulator.light.chip import PinChange
 from espnet.simulator.light.simulator import LightSimulator, new_loop
 from espnet.simulator.light.wire import LightRequest
 from espnet.simulator.state import PinState
-
-_T = TypeVar("_T")
 
 
 class LightHandle:
@@ -107,71 +102,21 @@ class LightHandle:
         self.reset()
 
 
-class LightFleet:
+class LightFleet(Background[LightHandle]):
     """``LightFleet(count, …)``: options as `LightSimulator`'s; the loop runs in a thread of its own."""
 
     def __init__(self, count: int, **options: Any) -> None:
         self._simulator = LightSimulator(count, on_event=self._note, **options)
-        self._loop = new_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="light-fleet", daemon=True
-        )
-        self._boards: list[LightHandle] = []
+        super().__init__(new_loop(), "light-fleet")
         #: (id, word, detail): ``reset`` and its cause.
         self.events: list[tuple[str, str, str]] = []
 
     def _note(self, board: LightBoard, word: str, detail: str) -> None:
         self.events.append((board.id, word, detail))
 
-    def start(self) -> LightFleet:
-        """Returns when every board listens."""
-        self._thread.start()
-        atexit.register(self.stop)
-        try:
-            self.run(self._simulator.start())
-        except BaseException:
-            self.stop()
-            raise
-        self._boards = [LightHandle(self, board) for board in self._simulator.boards]
-        return self
+    def _begin(self) -> list[LightHandle]:
+        self.run(self._simulator.start())
+        return [LightHandle(self, board) for board in self._simulator.boards]
 
-    def stop(self) -> None:
-        atexit.unregister(self.stop)
-        if self._loop.is_closed():
-            return
-        self.run(self._simulator.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Runs a coroutine on the fleet's loop and returns its result."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def call(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        async def work() -> _T:
-            return function(*args, **kwargs)
-
-        return self.run(work())
-
-    def __getitem__(self, n: int) -> LightHandle:
-        return self._boards[n]
-
-    def __len__(self) -> int:
-        return len(self._boards)
-
-    def __iter__(self) -> Iterator[LightHandle]:
-        return iter(self._boards)
-
-    def __enter__(self) -> LightFleet:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.stop()
+    async def _end(self) -> None:
+        await self._simulator.stop()
