@@ -10,7 +10,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -101,15 +101,32 @@ class Chaos:
     def start(self) -> None:
         for _ in range(COLLECTORS):
             self.runs.append(self.world.start(HEARTBEAT, ESPNET_FILE=self._file()))
-        wait_for("all pins are right", lambda: not self._wrong_now(), 60)
+        self._until_none_is("wrong", self._wrong_now, 60)
 
     def _file(self) -> str:
         return str(self.world.folder / f"samples{len(self.world.runs)}.jsonl")
 
-    def _wrong_now(self) -> bool:
-        return any(
-            board.pin(PIN).level != self.level_of(number) for number, board in enumerate(self.fleet)
-        )
+    def _wrong_now(self) -> list[int]:
+        return [
+            number
+            for number, board in enumerate(self.fleet)
+            if board.pin(PIN).level != self.level_of(number)
+        ]
+
+    def _until_none_is(self, what: str, left: Callable[[], list[int]], timeout_s: float) -> None:
+        """Returns when no board is left; of those that are, everything is told that is known."""
+        try:
+            wait_for(f"no board is {what}", lambda: not left(), timeout_s)
+        except AssertionError:
+            numbers = left()
+            with self.world.store() as store:
+                turns, now = store.schedule(), time.time()
+                for number in numbers:
+                    board, view = self.fleet[number], store.view(self.names[number])
+                    turn = turns.get(board.id)
+                    print(view.device.name, board.phase, board.describe(), view.fault, view.reading)
+                    print(turn, turn and turn.at - now, time.monotonic(), *board.requests[-9:])
+            raise
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -141,17 +158,21 @@ class Chaos:
         for run in list(self._stopped):
             self._go_on(run)
         self.ended_s = time.monotonic()
-        wait_for("all pins are right", lambda: not self._wrong_now(), 2 * MOST_S)
+        self._until_none_is("wrong", self._wrong_now, 2 * MOST_S)
         since_s = time.monotonic()
-        wait_for("all are polled", lambda: self._all_polled_since(since_s), 2 * MOST_S)
+        self._until_none_is("unpolled", lambda: self._unpolled_since(since_s), 2 * MOST_S)
         with self.world.store() as store:
             queues = [row[0].decode() for row in store._schedule(args=[store.prefix])]
         assert sorted(queues) == sorted(board.id for board in self.fleet)
         for run in self.runs:
             assert run.stop() == 0, run.log[-2000:]
 
-    def _all_polled_since(self, since_s: float) -> bool:
-        return all(board.requests and board.requests[-1].at_s > since_s for board in self.fleet)
+    def _unpolled_since(self, since_s: float) -> list[int]:
+        return [
+            number
+            for number, board in enumerate(self.fleet)
+            if not (board.requests and board.requests[-1].at_s > since_s)
+        ]
 
     def _say(self, what: str) -> None:
         self.done.append((time.monotonic(), what))
