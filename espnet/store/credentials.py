@@ -28,8 +28,6 @@ MAX_PASSWORDS = 8
 _SETTLED_MS = 3000
 #: How long a `Gathering` waits for more of them: short beside a sync of the disk.
 _GATHERED_S = 0.1
-
-
 _NOT_SEALED = "would be the only one that is not sealed: ESPNET_SECRET_KEY is missing here"
 
 
@@ -125,7 +123,7 @@ class Credentials(Registry):
                 old, new = (
                     _secrets(device_id, each) for each in (credential, how(device_id, credential))
                 )
-                # What could be read without a key lies there plain already.
+                # Only what adds something: what could be read without a key lies there plain already.
                 if not self._seals.has_key and not set(new.passwords) <= set(old.passwords):
                     if others_are_sealed is None:
                         others_are_sealed = self._others_are_sealed(pipe)
