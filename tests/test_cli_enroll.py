@@ -102,6 +102,35 @@ def test_a_board_that_cannot_be_registered_costs_nobody_else(
     assert len(store.views()) == 3
 
 
+def test_a_fresh_board_is_asked_five_times(enroll: Any, fleet: LightFleet) -> None:
+    """Who it is, the same under its lock, the claim, and the proof, for which it is challenged; whether
+    one board is registered or several."""
+    enroll(*(board.address for board in fleet))
+    for board in fleet:
+        asked = [request.path.partition("?")[0] for request in board.requests]
+        assert asked == ["/", "/", "/claim", "/", "/"]
+        assert [request.status for request in board.requests] == [200, 200, 200, 401, 200]
+        assert board.most_connections == 1
+
+
+def test_a_board_that_was_left_open_stays_open_where_it_moved(
+    enroll: Any, espcli: Cli, fleet: LightFleet, store: Store
+) -> None:
+    """It is asked once, and what it said then is its reading."""
+    espcli("register", fleet[0].address, "porch", "--open")
+    fleet[0].forget_requests()
+    before = store.view("porch")
+    (row,) = enroll(fleet[0].address.replace("127.0.0.1", "localhost"))
+    assert (row["registered_as"], row["access"]) == ("porch", "open")
+    assert [request.path for request in fleet[0].requests] == ["/"]
+    after = store.view("porch")
+    assert not after.device.credential
+    assert after.device.address.startswith("localhost:")
+    assert before.reading is not None
+    assert after.reading is not None
+    assert after.reading.at > before.reading.at
+
+
 def test_a_taken_name_is_another_board_s(enroll: Any, fleet: LightFleet) -> None:
     """A name that another board has is refused for that line."""
     enroll(f"{fleet[0].address} porch")

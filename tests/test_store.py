@@ -166,6 +166,32 @@ def test_who_was_registered_before_addresses_were_indexed_has_his_address(
     assert client.zrange("espnet:addresses", 0, -1) == before
 
 
+def test_who_registers_beside_others_looks_at_his_own_only(
+    new_store: Callable[..., Store], raw: redis.Redis
+) -> None:
+    """What a board costs does not grow with their number: nobody takes what another one has just registered
+    for a gap in the index of addresses, and reads them all."""
+    stores = [new_store() for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def enroll(store: Store, first: int) -> None:
+        start.wait()
+        for number in range(first, first + 50):
+            assert store.check(board(number)) is None
+            store.add(board(number), reading(), first_due=NOW)
+
+    raw.config_resetstat()
+    threads = [
+        threading.Thread(target=enroll, args=(store, 50 * n)) for n, store in enumerate(stores)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "cmdstat_hvals" not in raw.info("commandstats")
+    assert raw.zcard("espnet:addresses") == len(stores[0].devices()) == 200
+
+
 def test_an_address_is_no_beginning_of_another_one(registry: Store) -> None:
     """Who is at 10.0.0.1:8 is neither at 10.0.0.1 nor at 10.0.0.1:80, nor is one of them there."""
     for number, address in enumerate(("10.0.0.1", "10.0.0.1:8", "10.0.0.1:80", "[fe80::1]:8")):

@@ -18,7 +18,7 @@ from conftest import RedisProcess
 from espnet.credential import Credential, Password, new_password
 from espnet.errors import CredentialClosed, StoreUnavailable
 from espnet.model import Device, Reading
-from espnet.store import Store
+from espnet.store import Gathering, Store
 from espnet.store.credentials import MAX_PASSWORDS
 from espnet.store.sealing import CannotOpen, Seals, Secrets
 
@@ -273,6 +273,105 @@ def test_who_saw_nothing_sealed_looks_again(new_store: NewStore, raw: redis.Redi
     with pytest.raises(CredentialClosed, match="only one that is not sealed"):
         plain.add_password("b4", a_password(4))
     assert len(raw.hkeys(KEY)) == 3
+
+
+def test_what_lies_there_plain_may_be_proved_among_what_is_sealed(
+    new_store: NewStore, raw: redis.Redis
+) -> None:
+    """A board was told its password while others were sealed: it has it, and nothing more gets in plain."""
+    plain = new_store()
+    plain.add_password("b1", a_password(1))
+    new_store(secret_keys=(ONE,)).add_password("b2", a_password(2))
+    plain.prefer_password("b1", a_password(1))
+    assert plain.credential("b1").is_proved
+    assert kept(plain) == ["1"]
+    for change in (plain.add_password, plain.prefer_password):
+        with pytest.raises(CredentialClosed, match="only one that is not sealed"):
+            change("b1", a_password(3))
+    assert kept(plain) == ["1"]
+
+
+# --- several at once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [(), (ONE,)], ids=["plain", "sealed"])
+def test_passwords_of_many_boards_are_added_as_one_is(
+    new_store: NewStore, raw: redis.Redis, keys: tuple[str, ...]
+) -> None:
+    """Each comes after the one in force, records change, and all others are looked at once, or not at all
+    where there is a key."""
+    store = new_store(secret_keys=keys)
+    register(store)
+    store.add_password("b1", a_password(0))
+    number = number_of(store)
+    raw.config_resetstat()
+    assert store.add_passwords({f"b{n}": a_password(n) for n in range(1, 21)}) == {}
+    looks: Any = raw.info("commandstats").get("cmdstat_hvals", {"calls": 0})
+    assert looks["calls"] == (0 if keys else 1)
+    assert kept(store) == ["0", "1"]
+    assert [kept(store, f"b{n}") for n in range(2, 21)] == [[str(n)] for n in range(2, 21)]
+    assert number_of(store) != number
+
+
+def test_what_one_board_is_refused_costs_no_other_one(
+    new_store: NewStore, raw: redis.Redis
+) -> None:
+    """What cannot be opened is left as it is; without the key none gets in, not even one."""
+    store = new_store(secret_keys=(ONE,))
+    store.add_password("b1", a_password(1))
+    raw.hset(KEY, "b2", "{")
+    refused = store.add_passwords({f"b{n}": a_password(5) for n in (1, 2, 3)})
+    assert {board: str(error) for board, error in refused.items()} == {
+        "b2": str(CredentialClosed("b2", "is damaged"))
+    }
+    assert (kept(store, "b1"), raw.hget(KEY, "b2"), kept(store, "b3")) == (["1", "5"], b"{", ["5"])
+    before = raw.hgetall(KEY)
+    assert set(new_store().add_passwords({"b4": a_password(4), "b5": a_password(5)})) == {
+        "b4",
+        "b5",
+    }
+    assert raw.hgetall(KEY) == before
+
+
+def gather(stores: list[Store], password_of: Callable[[int], Password]) -> dict[int, str]:
+    """Every store adds a password for a board of its own, all at once; what some were told instead."""
+    gathering, told = Gathering(), {}
+    start = threading.Barrier(len(stores))
+
+    def add(number: int, store: Store) -> None:
+        store.gathering = gathering
+        start.wait()
+        try:
+            store.add_password(f"b{number}", password_of(number))
+        except (CredentialClosed, StoreUnavailable) as error:
+            told[number] = str(error)
+
+    threads = [threading.Thread(target=add, args=each) for each in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return told
+
+
+def test_threads_that_gather_get_each_its_own_answer(new_store: NewStore, raw: redis.Redis) -> None:
+    """Every password is kept when its thread goes on, and a refusal is that of its board alone."""
+    raw.hset(KEY, "b3", "{")
+    stores = [new_store() for _ in range(12)]
+    assert gather(stores, a_password) == {3: str(CredentialClosed("b3", "is damaged"))}
+    boards = [n for n in range(12) if n != 3]
+    assert [kept(stores[0], f"b{n}") for n in boards] == [[str(n)] for n in boards]
+
+
+def test_threads_that_gather_all_hear_that_redis_is_gone(own_redis: RedisProcess) -> None:
+    """Nobody tells a board a password that is not kept, and nobody waits for ever."""
+    stores = [Store(own_redis.url) for _ in range(8)]
+    own_redis.kill()
+    told = gather(stores, a_password)
+    assert sorted(told) == list(range(8))
+    assert all(text.startswith("Redis at ") for text in told.values())
+    for store in stores:
+        store.close()
 
 
 def test_a_key_seals_what_was_plain_as_soon_as_it_changes(new_store: NewStore) -> None:

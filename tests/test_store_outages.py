@@ -91,6 +91,7 @@ OPERATIONS: dict[str, Callable[[Store], Any]] = {
     "credential": lambda s: s.credential("id1"),
     "all_credentials": Store.all_credentials,
     "add_password": lambda s: s.add_password("id1", Password("a long password")),
+    "add_passwords": lambda s: s.add_passwords({"id1": Password("a long password")}),
     "prefer_password": lambda s: s.prefer_password("id1", Password("a long password")),
     "reseal": lambda s: s.reseal("id1"),
     "history_reach": lambda s: s.history_reach(NOW),

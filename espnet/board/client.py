@@ -5,7 +5,8 @@ included, because a lock with a TTL is held meanwhile. Answers are bounded, redi
 followed, and the machine's proxy settings are not asked: boards live on the local network.
 """
 
-from contextlib import closing
+import threading
+from typing import cast
 
 from espnet.board.calls import MAX_ANSWER_BYTES, Call, require_ok
 from espnet.board.digest import MAX_ASKED, Login, OddChallenge
@@ -14,6 +15,7 @@ from espnet.errors import BoardError
 from espnet.net.exchange import ExchangeError, Exchanger, Fault, Reply
 
 _monotonic = SystemClock().monotonic
+_own = threading.local()
 
 
 def send(address: str, call: Call, timeout_s: float, login: Login | None = None) -> bytes:
@@ -22,15 +24,22 @@ def send(address: str, call: Call, timeout_s: float, login: Login | None = None)
     With a ``login`` the request is signed where the board asks for it, and sent again.
     """
     deadline = _monotonic() + timeout_s
-    # One call needs no kept connection; a board has few, and gets this one back at once.
-    with closing(Exchanger(_monotonic)) as exchanger:
-        for _ in range(MAX_ASKED):
-            reply = _exchange(exchanger, address, call, timeout_s, deadline, login)
-            if login is None or not _wants_more(login, address, reply):
-                break
+    exchanger = _of_thread()
+    for _ in range(MAX_ASKED):
+        reply = _exchange(exchanger, address, call, timeout_s, deadline, login)
+        if login is None or not _wants_more(login, address, reply):
+            break
     if reply.fault is not None:
         raise _board_error(address, reply.fault, "", timeout_s)
     return require_ok(address, reply.status, reply.body)
+
+
+def _of_thread() -> Exchanger:
+    """This thread's. Making one costs as much as a call; no connection is kept, for a board has few, and
+    gets each back at once."""
+    if not hasattr(_own, "exchanger"):
+        _own.exchanger = Exchanger(_monotonic)
+    return cast(Exchanger, _own.exchanger)
 
 
 def _wants_more(login: Login, address: str, reply: Reply) -> bool:

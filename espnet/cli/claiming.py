@@ -26,11 +26,12 @@ BY_CABLE = "mpremote fs rm :claim.json + reset"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A board's answer, byte for byte and as a record, and how long it took, in seconds."""
+    """A board's answer, byte for byte and as a record, how long it took, in seconds, and when it came."""
 
     body: bytes
     status: Status
     poll_s: float
+    at: float
 
 
 class How(NamedTuple):
@@ -88,13 +89,15 @@ def register(
     replace: bool,
     leave_open: bool,
     board_id: str | None = None,
+    seen: Seen | None = None,
 ) -> tuple[Device, Status]:
     """Calls the board at an address, claims it if it is fresh, and stores it with what it said.
 
     A board that is registered without a password stays as it is, unless ``how`` asks for something. It has to
-    be board ``board_id``, where that is given. Returns the record as stored, and the board's answer. Raises
-    `BoardError`, which says what to do where the board belongs to somebody else, and `RegistryConflict` as
-    `Store.add` does, before anything has been changed.
+    be board ``board_id``, where that is given. Who has looked (`look`) gives what was ``seen``: the board is
+    asked again, under its lock, before it is told a password. Returns the record as stored, and the board's
+    answer. Raises `BoardError`, which says what to do where the board belongs to somebody else, and
+    `RegistryConflict` as `Store.add` does, before anything has been changed.
     """
     store, now = session.store, session.now
 
@@ -107,8 +110,9 @@ def register(
         return _known(session, board_id, how)
 
     login = Login(board_id, find)
-    with _about(how):
-        seen = _read(session, address, GET_BASIC, login, board_id)
+    if seen is None:
+        with _about(how):
+            seen = _read(session, address, GET_BASIC, login, board_id)
     status = seen.status
     if login.board_id not in (None, status.id):
         what = f"asks for the password of board {login.board_id}, and says that it is {status.id}"
@@ -130,7 +134,7 @@ def register(
     if has_password:
         seen = claim(session, device, how)
     reading = Reading(
-        at=session.now,
+        at=seen.at,
         poll_s=seen.poll_s,
         interval_s=session.config.interval_s,
         collector=session.holder,
@@ -298,11 +302,18 @@ def _prove(session: Session, device: Device, login: Login, grant: Grant) -> Seen
     return seen
 
 
-def _read(session: Session, address: str, call: Call, login: Login, board_id: str | None) -> Seen:
+def look(session: Session, address: str) -> Seen:
+    """What a board says to everybody; raises `BoardError`."""
+    return _read(session, address, GET_BASIC, None, None)
+
+
+def _read(
+    session: Session, address: str, call: Call, login: Login | None, board_id: str | None
+) -> Seen:
     began = session.clock.monotonic()
     body = _send(session, address, call, login)
     status = parse_status(address, body, board_id)
-    return Seen(body, status, session.clock.monotonic() - began)
+    return Seen(body, status, session.clock.monotonic() - began, session.now)
 
 
 def _send(session: Session, address: str, call: Call, login: Login | None) -> bytes:

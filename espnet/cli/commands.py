@@ -144,7 +144,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
     def register_all(self, file: str, *, tag: str = "") -> Report:
         """Adds every board that FILE lists to the fleet, and claims it.
 
-        As `register` does, one after another; a board that does not answer costs nobody else. What is
+        As `register` does, many at once; a board that does not answer costs nobody else. What is
         registered already is left as it is, so the command may be repeated. For boards in the same
         network `espcli discover --register` needs no list.
 

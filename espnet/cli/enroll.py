@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from espnet.board import client
-from espnet.board.calls import GET_BASIC, parse_status
 from espnet.cli import claiming, parse
 from espnet.cli.amounts import amount
+from espnet.cli.claiming import Seen
 from espnet.cli.describe import access
 from espnet.cli.discover import ASKED_AT_ONCE, MAX_BOARDS, Row, free_name, progress
 from espnet.cli.render import Line, Records, Report, Section
 from espnet.cli.session import Session
 from espnet.errors import BoardError, EspNetError, StoreUnavailable, UsageError
 from espnet.model import Device
+from espnet.store import Gathering
 
 #: Largest list that is read, in characters.
 MAX_LENGTH = 4_000_000
@@ -35,6 +35,14 @@ class Entry(NamedTuple):
 
     address: str
     name: str | None = None
+
+
+class _Wanted(NamedTuple):
+    """A board that is to be registered, its name, and what it said (None: nothing, without its password)."""
+
+    row: Row
+    name: str
+    seen: Seen | None
 
 
 class _Told(msgspec.Struct):
@@ -105,19 +113,20 @@ def register_all(session: Session, entries: Sequence[Entry], tags: tuple[str, ..
     with progress() as tell:
         tell(f"asking {amount(len(entries), 'board')} …")
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            rows = list(pool.map(lambda entry: _row(session, entry), entries))
-        wanted: list[tuple[Row, str]] = []
-        for entry, row in zip(entries, rows, strict=True):
+            looks = list(pool.map(lambda entry: _look(session, entry), entries))
+        rows = [row for row, _ in looks]
+        wanted: list[_Wanted] = []
+        for entry, (row, seen) in zip(entries, looks, strict=True):
             known = views.get(row["id"]) if row["id"] else None
             if known is not None and _is_in(known.device, entry):
                 row["registered_as"], row["access"] = known.device.name, access(known)
             elif row["problem"] is None:
                 name = entry.name or (known.device.name if known else free_name(row, taken))
                 taken.add(name)
-                wanted.append((row, name))
+                wanted.append(_Wanted(row, name, seen))
         for number, _ in enumerate(_register_each(session, wanted, tags), 1):
             tell(f"registered {number} of {len(wanted)} …")
-        new = sum(row["problem"] is None for row, _ in wanted)
+        new = sum(each.row["problem"] is None for each in wanted)
         failed = sum(row["problem"] is not None for row in rows)
     columns = ("address", "id", "registered_as", "access", "problem")
     parts: list[Records | Section] = [Records(rows, columns, spare=("id",))]
@@ -138,57 +147,60 @@ def _is_in(device: Device, entry: Entry) -> bool:
     return device.address == entry.address and entry.name in (None, device.name)
 
 
-def _row(session: Session, entry: Entry) -> Row:
-    """Which board answers at an address, or what is wrong there."""
+def _look(session: Session, entry: Entry) -> tuple[Row, Seen | None]:
+    """Which board answers at an address, or what is wrong there; and what it said."""
+    seen = None
     row: dict[str, Any] = {"name": entry.name, "id": None, "address": entry.address}
     row |= {"registered_as": None, "access": None, "problem": None}
     try:
-        body = client.send(entry.address, GET_BASIC, session.config.timeout_s)
-        row["id"] = parse_status(entry.address, body, None).id
+        seen = claiming.look(session, entry.address)
+        row["id"] = seen.status.id
     except BoardError as error:
         is_private = error.kind == "denied" and error.status == 401
         if not is_private:
             row["problem"] = error.what
         elif entry.name is None:
             row["problem"] = "does not say who it is without its password; name it in the list"
-    return row
+    return row, seen
 
 
 def _register_each(
-    session: Session, wanted: Sequence[tuple[Row, str]], tags: tuple[str, ...]
+    session: Session, wanted: Sequence[_Wanted], tags: tuple[str, ...]
 ) -> Iterator[None]:
     """Registers boards under these names, and says so after each.
 
     Redis syncs its disk once a second, and no board gets a password before that: many wait for the same sync.
     """
-    turn, own = threading.Lock(), threading.local()
+    turn, gathering, own = threading.Lock(), Gathering(), threading.local()
     sessions: list[Session] = []
 
     def begin() -> None:
         own.session = session.beside()
-        own.session.store.turn = turn
+        own.session.store.turn, own.session.store.gathering = turn, gathering
         sessions.append(own.session)
 
     pool = ThreadPoolExecutor(REGISTERED_AT_ONCE, initializer=begin)
     try:
-        yield from pool.map(lambda one: _register(own.session, one[0], one[1], tags), wanted)
+        yield from pool.map(lambda one: _register(own.session, one, tags), wanted)
     finally:
         pool.shutdown(cancel_futures=True)
         for each in sessions:
             each.store.close()
 
 
-def _register(session: Session, row: Row, name: str, tags: tuple[str, ...]) -> None:
+def _register(session: Session, wanted: _Wanted, tags: tuple[str, ...]) -> None:
+    row = wanted.row
     try:
         stored, status = claiming.register(
             session,
             row["address"],
-            name,
+            wanted.name,
             tags,
             claiming.How(),
             replace=False,
             leave_open=False,
             board_id=row["id"],
+            seen=wanted.seen,
         )
     except StoreUnavailable:
         raise

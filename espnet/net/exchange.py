@@ -80,10 +80,11 @@ class _Time:
 
 
 class Exchanger:
-    """Exchanges with one far end, one after another: one thread's.
+    """Exchanges, one after another: one thread's.
 
-    With ``keep`` a connection is kept for the next exchange, until `close`. With ``trust_env`` the
-    machine's settings for proxies and certificates apply, except for hosts named in ``direct``.
+    With ``keep`` a connection is kept for the next exchange with this far end, until `close`. With
+    ``trust_env`` the machine's settings for proxies and certificates apply, except for hosts named in
+    ``direct``.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every er
 library leaves here as `StoreUnavailable`.
 """
 
-from espnet.store.credentials import Credentials
+from espnet.store.credentials import Credentials, Gathering
 from espnet.store.health import Health, HealthChecks, Turn
 from espnet.store.records import (
     BATCH,
@@ -98,6 +98,7 @@ __all__ = [
     "Claim",
     "Entry",
     "Fate",
+    "Gathering",
     "Grant",
     "Health",
     "Kept",

@@ -5,8 +5,10 @@ changes with its passwords, so whoever holds a record knows whether what it has 
 stay when their device is unregistered: else nobody could control that board again.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, cast
 
 import msgspec
 from redis.exceptions import ResponseError
@@ -24,10 +26,16 @@ MAX_PASSWORDS = 8
 #: How long Redis may take to have a new password on its disk and with a replica, in milliseconds: it
 #: syncs once a second, and commands time out after five.
 _SETTLED_MS = 3000
+#: How long a `Gathering` waits for more of them: short beside a sync of the disk.
+_GATHERED_S = 0.1
+_NOT_SEALED = "would be the only one that is not sealed: ESPNET_SECRET_KEY is missing here"
 
 
 class Credentials(Registry):
     """What opens boards."""
+
+    #: Several stores of one process may be given one of these: their new passwords go to Redis together.
+    gathering: "Gathering | None" = None
 
     @translated
     def credentials(self, device_ids: Sequence[str]) -> dict[str, Credential]:
@@ -66,48 +74,83 @@ class Credentials(Registry):
     def add_password(self, device_id: str, password: Password) -> None:
         """Keeps one more password that a board may come to have: after the one in force, on disk where this
         Redis can tell. Raises `CredentialClosed` rather than write over what no key here opens."""
+        if self.gathering is not None:
+            refused = self.gathering.add(self, device_id, password)
+        else:
+            refused = self.add_passwords({device_id: password})
+        if device_id in refused:
+            raise refused[device_id]
 
-        def add(old: Credential) -> Credential:
-            return old._replace(passwords=(*old.passwords[:1], password, *old.passwords[1:]))
+    def add_passwords(self, passwords: Mapping[str, Password]) -> dict[str, CredentialClosed]:
+        """One more for each of these boards, as `add_password` does: in one step, and one wait for the disk.
+        Returns what it would have raised, by id; all others got theirs."""
 
-        self._change_passwords(device_id, add)
-        self._settle_on_disk()
+        def add(device_id: str, old: Credential) -> Credential:
+            new = passwords[device_id]
+            return old._replace(passwords=(*old.passwords[:1], new, *old.passwords[1:]))
+
+        refused = self._change_passwords(list(passwords), add)
+        if len(refused) < len(passwords):
+            self._settle_on_disk()
+        return refused
 
     def prefer_password(self, device_id: str, password: Password) -> None:
         """The board has proved that it has this one: it comes first; the others stay behind it."""
 
-        def prefer(old: Credential) -> Credential:
+        def prefer(_: str, old: Credential) -> Credential:
             return old._replace(passwords=(password, *old.passwords), is_proved=True)
 
-        self._change_passwords(device_id, prefer)
+        for error in self._change_passwords([device_id], prefer).values():
+            raise error
 
     @translated
-    def _change_passwords(self, device_id: str, how: Callable[[Credential], Credential]) -> None:
+    def _change_passwords(
+        self, device_ids: Sequence[str], how: Callable[[str, Credential], Credential]
+    ) -> dict[str, CredentialClosed]:
         """A registered device's record changes with its passwords, so that collectors fetch them; so does one
-        that said that there were none."""
+        that said that there were none. Returns, by id, why some were left as they are."""
 
-        def transaction(pipe: Any) -> None:
-            credential = self._read(pipe, [device_id]).get(device_id, Credential())
-            if credential.problem:
-                raise CredentialClosed(device_id, credential.problem)
-            if not self._seals.has_key and self._others_are_sealed(pipe):
-                raise CredentialClosed(
-                    device_id,
-                    "would be the only one that is not sealed: ESPNET_SECRET_KEY is missing here",
+        def transaction(pipe: Any) -> dict[str, CredentialClosed]:
+            found = self._read(pipe, device_ids)
+            records = pipe.hmget(self._devices, device_ids)
+            others_are_sealed = None
+            refused, rows, devices = {}, {}, {}
+            for device_id, record in zip(device_ids, records, strict=True):
+                credential = found.get(device_id, Credential())
+                if credential.problem:
+                    refused[device_id] = CredentialClosed(device_id, credential.problem)
+                    continue
+                old, new = (
+                    _secrets(device_id, each) for each in (credential, how(device_id, credential))
                 )
-            old, new = _secrets(device_id, credential), _secrets(device_id, how(credential))
-            record = pipe.hget(self._devices, device_id)
-            device = decode_device(record) if record is not None else None
+                # Only what adds something: what could be read without a key lies there plain already.
+                if not self._seals.has_key and not set(new.passwords) <= set(old.passwords):
+                    if others_are_sealed is None:
+                        others_are_sealed = self._others_are_sealed(pipe)
+                    if others_are_sealed:
+                        refused[device_id] = CredentialClosed(device_id, _NOT_SEALED)
+                        continue
+                device = decode_device(record) if record is not None else None
+                if new == old and (device is None or device.credential):
+                    continue
+                rows[device_id] = self._seals.seal(new)
+                if device is not None:
+                    device = msgspec.structs.replace(device, credential=new_number())
+                    devices[device_id] = encode(device)
             pipe.multi()
-            if new == old and (device is None or device.credential):
-                return
-            pipe.hset(self._credentials, device_id, self._seals.seal(new))
-            if device is not None:
-                device = msgspec.structs.replace(device, credential=new_number())
-                pipe.hset(self._devices, device_id, encode(device))
+            if rows:
+                pipe.hset(self._credentials, mapping=rows)
+            if devices:
+                pipe.hset(self._devices, mapping=devices)
+            return refused
 
         with self.turn:
-            self._redis.transaction(transaction, self._credentials, self._devices)
+            return cast(
+                dict[str, CredentialClosed],
+                self._redis.transaction(
+                    transaction, self._credentials, self._devices, value_from_callable=True
+                ),
+            )
 
     def _others_are_sealed(self, client: Any) -> bool:
         return any(map(is_sealed, client.hvals(self._credentials)))
@@ -166,3 +209,41 @@ class Credentials(Registry):
 def _secrets(device_id: str, credential: Credential) -> Secrets:
     texts = dict.fromkeys(password.reveal() for password in credential.passwords)
     return Secrets(device_id, list(texts)[:MAX_PASSWORDS], credential.is_proved)
+
+
+class Gathering:
+    """New passwords of several threads, each with a store of its own: who comes first waits for others, and
+    adds what all of them have.
+
+    So many boards cost one look whether any password is sealed, and one wait for the disk. Whoever adds one
+    holds its board's lock, so a board is in a group once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = _Group()
+
+    def add(
+        self, store: Credentials, device_id: str, password: Password
+    ) -> dict[str, CredentialClosed]:
+        """Returns what `Credentials.add_passwords` does of the whole group, and raises what it raises."""
+        with self._lock:
+            group = self._next
+            is_first = not group.passwords
+            group.passwords[device_id] = password
+        if is_first:
+            threading.Event().wait(_GATHERED_S)
+            with self._lock:
+                self._next = _Group()
+            try:
+                group.refused.set_result(store.add_passwords(group.passwords))
+            except BaseException as error:
+                group.refused.set_exception(error)
+                raise
+        return group.refused.result()
+
+
+class _Group:
+    def __init__(self) -> None:
+        self.passwords: dict[str, Password] = {}
+        self.refused: Future[dict[str, CredentialClosed]] = Future()

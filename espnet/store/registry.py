@@ -190,9 +190,6 @@ class Registry(History):
         """Makes the index of addresses anew where it has not one for each device: an EspNet that knows no
         such index registered or removed some."""
 
-        def is_whole(client: Any) -> bool:
-            return bool(client.zcard(self._addresses) == client.hlen(self._devices))
-
         def transaction(pipe: Any) -> None:
             places = {_member(decode_device(raw)): 0 for raw in pipe.hvals(self._devices)}
             pipe.multi()
@@ -200,7 +197,10 @@ class Registry(History):
             if places:
                 pipe.zadd(self._addresses, places)
 
-        if not is_whole(self._redis):
+        # Both at one moment: others register meanwhile.
+        counts = self._redis.pipeline().zcard(self._addresses).hlen(self._devices)
+        places, devices = counts.execute()
+        if places != devices:
             self._redis.transaction(transaction, self._devices)
 
     @translated
