@@ -2,7 +2,8 @@
 
 Invariants: the same facts give the same `Poll` and the same writes, whoever asked the board. A failed
 sensor costs its own reading only. A device keeps its place within its interval: a missed date is
-skipped, never made up for. Only differences are written.
+skipped, never made up for. A date that came while the board was being asked is not missed yet. Only
+differences are written.
 """
 
 import math
@@ -33,6 +34,9 @@ MAX_BACKOFF_S = 60.0
 #: How much later than its back-off a retry may come, as a share of it: a room full of boards that
 #: vanished together must not come back as one.
 JITTER = 0.25
+#: A date that came under a poll is kept for so many seconds, and for so much of the interval at most. With a
+#: beat it is less than what makes others think that a collector is too slow (``lua/claim.lua``: LATE).
+KEPT_S, KEPT_SHARE = 0.5, 0.5
 #: An ON lasts for so many intervals without a poll, and at least so many seconds.
 LEASE_INTERVALS, LEASE_MIN_S = 3, 15
 #: The longest lease that a board grants, in seconds; only intervals above eight hours feel it.
@@ -47,6 +51,18 @@ def next_due(due: float, interval_s: float, now: float) -> float:
     missed = max(0, math.floor((now - due) / interval_s))
     date = due + (missed + 1) * interval_s
     return date if date > now else date + interval_s  # the division may have rounded
+
+
+def date_after_poll(due: float, interval_s: float, claimed: float, ended: float) -> float:
+    """The first date after the poll was ``claimed``; it may lie a moment before it ``ended``.
+
+    A poll that is late, because the heartbeat is then, may go on while the next date comes. That date is for
+    the next heartbeat: were it skipped, such a device would be polled at every other date only.
+    """
+    date = next_due(due, interval_s, claimed)
+    if ended - date < min(KEPT_S, KEPT_SHARE * interval_s):
+        return date
+    return next_due(due, interval_s, ended)
 
 
 def retry_due(failures: int, interval_s: float, now: float, luck: float) -> float:
@@ -165,7 +181,7 @@ def seen(
     kept, refused = finite(points_of(claim.device, claim.jobs, reading, sight.status, pins))
     return Poll(
         claim.grant,
-        next_due(claim.due, reading.interval_s, reading.at),
+        date_after_poll(claim.due, reading.interval_s, claim.at, reading.at),
         reading=reading,
         healed=claim.fault is not None,
         batch=SampleBatch(reading.at, tags, kept),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet import trip
+from espnet.clock import ManualClock
 from espnet.errors import BoardError
 from espnet.model import Climate, Device, Fault, decode_status
 from espnet.series import tags_of
@@ -50,6 +51,43 @@ def test_no_device_is_due_twice_within_its_interval(due, interval_s, delays) -> 
 def test_a_clock_that_was_set_back_costs_no_more_than_one_interval_more() -> None:
     """A date in the future moves on by one interval, and never backwards."""
     assert trip.next_due(1000.0, 10.0, 900.0) == 1010.0
+
+
+@given(
+    beat_s=st.sampled_from((0.1, 0.25, 1.0, 4.0)),
+    beats=st.floats(1.0, 5.0),
+    phase=st.floats(0.001, 0.999),
+    share=st.floats(0, 0.99),
+)
+def test_a_heartbeat_as_quick_as_the_interval_keeps_every_date(beat_s, beats, phase, share) -> None:
+    """Wherever in the interval the heartbeat is, and though a poll that is late ends after the next date."""
+    clock, interval_s = ManualClock(), beat_s * beats
+    takes_s = share * min(trip.KEPT_S, trip.KEPT_SHARE * interval_s)
+    first = due = clock.now() + phase * beat_s
+    ended, served = 0.0, []
+    for _ in range(100):
+        now = clock.advance(beat_s)
+        if now < max(due, ended):
+            continue
+        served.append(round((due - first) / interval_s))
+        ended = now + takes_s
+        due = trip.date_after_poll(due, interval_s, now, ended)
+        assert due > now
+        assert due > ended - min(trip.KEPT_S, trip.KEPT_SHARE * interval_s)
+    assert served == list(range(served[0], served[-1] + 1))
+
+
+@given(due=TIMES, interval_s=INTERVALS, waited=st.floats(0, 9), takes=st.floats(0, 9))
+def test_no_date_from_before_a_poll_is_made_up_for(due, interval_s, waited, takes) -> None:
+    """However late the poll was claimed and however long it took, the next date came after it was claimed;
+    and one that is long over when it ends is skipped."""
+    claimed = due + waited * interval_s
+    ended = claimed + takes * interval_s
+    date = trip.date_after_poll(due, interval_s, claimed, ended)
+    assert date > claimed
+    assert date > ended - min(trip.KEPT_S, trip.KEPT_SHARE * interval_s)
+    assert date <= ended + interval_s * (1 + 1e-6) + 1e-6
+    assert math.isclose((date - due) / interval_s, round((date - due) / interval_s), abs_tol=1e-5)
 
 
 def test_the_backoff_doubles_up_to_a_minute() -> None:

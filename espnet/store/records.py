@@ -50,7 +50,7 @@ class Grant(msgspec.Struct, gc=False):
 class Claim(msgspec.Struct, frozen=True, gc=False):
     """A device to be polled now, and the lock that allows it. ``due`` is when it should have been.
 
-    ``jobs`` and ``memory`` are what its pins are decided by.
+    ``jobs`` and ``memory`` are what its pins are decided by. ``at`` is when it was claimed (Unix seconds).
     """
 
     device: Device
@@ -59,6 +59,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     grant: Grant
     jobs: tuple[Job, ...] = ()
     memory: Memory = Memory()
+    at: float = 0.0
 
 
 class Poll(msgspec.Struct, frozen=True, gc=False):

@@ -168,6 +168,7 @@ class Trips(Registry):
                     Grant(raw_id.decode(), token.decode(), fence),
                     self._decoded_jobs(jobs) if jobs else (),
                     self._decoded_memory(memory) if memory else _NOTHING_REMEMBERED,
+                    now,
                 )
             )
         return claims
@@ -177,7 +178,7 @@ class Trips(Registry):
         """The claim of a device whose lock is held; raises `UnknownDevice`."""
         view = self.view(name)
         jobs, memory = self.jobs(view.device), self.memory(view.device)
-        return Claim(view.device, view.fault, now, grant, jobs, memory)
+        return Claim(view.device, view.fault, now, grant, jobs, memory, now)
 
     @translated
     def commit(self, polls: Sequence[Poll]) -> set[str]:
