@@ -52,8 +52,9 @@ WARM = 3.2
 IN_ONE_PROCESS = 4_000
 #: How many readings are fetched at once: Redis shall not be held up by our looking.
 AT_ONCE = 250
-#: A poll that began by so much before a date, in seconds, belongs to that date: clocks are no better.
-EARLY_S = 0.2
+#: A poll that began by so much before a date belongs to that date, in seconds, and as a part of the interval
+#: at most: clocks are no better.
+EARLY_S, EARLY_SHARE = 0.2, 0.02
 RESULTS = Path(__file__).with_name("growth.json")
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
 DRAFT = Path(__file__).parent.parent / "build" / "bench" / "growth.png"
@@ -209,12 +210,13 @@ class Watcher:
     def dated(self, since: float, until: float) -> tuple[list[tuple[float, float]], int]:
         """The same with each date."""
         late, missed = [], 0
+        early_s = min(EARLY_S, EARLY_SHARE * self._interval_s)
         for device_id, first in self._dates.items():
             begun = sorted(self.begun[device_id])
             date = first + max(0, -(-(since - first) // self._interval_s)) * self._interval_s
             while date + self._interval_s <= until:
                 # A begin is an end, by one clock, less a time, by another one.
-                early = date - EARLY_S
+                early = date - early_s
                 at = bisect.bisect_left(begun, early)
                 if at == len(begun) or begun[at] >= early + self._interval_s:
                     missed += 1

@@ -201,6 +201,7 @@ class Daemon:
             interval_s=self._config.interval_s,
             timeout_s=self._config.timeout_s,
             present_s=max(PRESENT_S, 3 * self._period_s),
+            beat_s=self._period_s,
             outage=self._outage,
             observe=self._page.observe if self._page else lambda _: None,
         )

@@ -33,10 +33,20 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def collecting(
-    store: Store, clock: ManualClock, holder: str = "here", timeout_s: float = TIMEOUT_S
+    store: Store,
+    clock: ManualClock,
+    holder: str = "here",
+    timeout_s: float = TIMEOUT_S,
+    beat_s: float = 0.0,
 ) -> AsyncIterator[Collector]:
     collector = Collector(
-        store, clock, holder=holder, interval_s=10.0, timeout_s=timeout_s, luck=lambda: 0.0
+        store,
+        clock,
+        holder=holder,
+        interval_s=10.0,
+        timeout_s=timeout_s,
+        beat_s=beat_s,
+        luck=lambda: 0.0,
     )
     try:
         yield collector

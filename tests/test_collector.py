@@ -7,13 +7,24 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from board_wire import Say, Wire, answer, board_id, no_leak, status_body
-from collecting import HANG, PATIENCE_S, collecting, host, names, polled, register, run, until
+from collecting import (
+    HANG,
+    PATIENCE_S,
+    collecting,
+    host,
+    names,
+    polled,
+    register,
+    run,
+    until,
+)
 
 from espnet.clock import ManualClock
 from espnet.collector import Tick
-from espnet.model import Climate
+from espnet.model import Climate, Device
 from espnet.store import Store
 
 
@@ -44,6 +55,59 @@ def test_a_tick_polls_what_is_due_and_commits_it(wire: Wire, store: Store, log: 
     assert set(wire.connections.values()) == {1}
     assert set(map(len, wire.requests.values())) == {2}
     assert log == []
+
+
+def test_a_poll_that_goes_on_while_the_next_date_comes_costs_that_date_nothing(
+    wire: Wire, store: Store
+) -> None:
+    """With a heartbeat as quick as the interval a board is polled in each, also when its dates come just
+    after the heartbeat, while it answers the poll for the date before."""
+    clock, beats = ManualClock(), 6
+
+    def says(host: str, _: bytes) -> Say:
+        clock.advance(0.02)
+        return answer(status_body(board_id(host)))
+
+    async def main() -> None:
+        async with collecting(store, clock) as collector:
+            beat = clock.now() + 0.99
+            for _ in range(beats):
+                clock.advance(beat - clock.now())
+                assert await collector.tick(clock.now()) == Tick(ok=2)
+                assert clock.now() > beat + 0.01
+                beat += 1
+
+    register(store, wire, clock, 2, interval_s=1.0)
+    wire.default = says
+    run(main())
+    assert set(map(len, wire.requests.values())) == {beats}
+
+
+def _often(device: Device) -> Device:
+    return msgspec.structs.replace(device, interval_s=0.3)
+
+
+def test_an_interval_that_the_heartbeat_cannot_keep_is_said_once(
+    wire: Wire, store: Store, log: list[Any]
+) -> None:
+    """By the first device that has one; an interval as long as the time between two heartbeats is kept."""
+    clock = ManualClock()
+
+    async def main() -> None:
+        async with collecting(store, clock, beat_s=10.0) as collector:
+            assert await collector.tick(clock.now()) == Tick(ok=2)
+            assert log == []
+            for name in ("0", "1"):
+                store.change(name, _often, now=clock.now())
+            for _ in range(2):
+                clock.advance(10.0)
+                assert await collector.tick(clock.now()) == Tick(ok=2)
+
+    register(store, wire, clock, 2)
+    run(main())
+    (told,) = log
+    assert (told["event"], told["asked_s"], told["beat_s"]) == ("heartbeat.slow", 0.3, 10.0)
+    assert "`espcli run 4`" in told["effect"]
 
 
 def test_in_the_steady_state_a_batch_costs_no_task_a_board(wire: Wire, store: Store) -> None:

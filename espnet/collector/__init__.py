@@ -8,7 +8,7 @@
        └── redis_thread   the store, asked from the event loop; says once that Redis is away or back
 
 Events: ``board.lost`` ``board.back`` ``board.slowed`` ``board.recovered`` ``poll.void`` ``polls.dropped``
-``redis.lost`` ``redis.back``.
+``redis.lost`` ``redis.back`` ``heartbeat.slow``.
 """
 
 from espnet.collector.collector import MAX_IN_FLIGHT, Collector, Tick, poll_now

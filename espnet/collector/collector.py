@@ -49,7 +49,8 @@ class Collector:
 
     ``interval_s`` is for devices without one of their own; ``timeout_s`` is for one request. A trip
     gets three times that: for the board's answer, for all its sensors, for all writes. A collector that has
-    not claimed for ``present_s`` is thought dead. ``observe`` is told how long each poll took, in seconds.
+    not claimed for ``present_s`` is thought dead. ``beat_s`` is the time between two ticks: what is to be
+    polled more often is said, once. ``observe`` is told how long each poll took, in seconds.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Collector:
         interval_s: float,
         timeout_s: float,
         present_s: float = PRESENT_S,
+        beat_s: float = 0.0,
         outage: Outage | None = None,
         luck: Callable[[], float] = random.random,
         observe: Callable[[float], object] = lambda poll_s: None,
@@ -69,7 +71,7 @@ class Collector:
         self._present_s = present_s
         self.lock_ttl_s = 3 * timeout_s + COMMIT_MARGIN_S
         self._redis = RedisThread(store, outage or Outage())
-        self._targets, self._watch = Targets(clock, interval_s), Watch()
+        self._targets, self._watch = Targets(clock, interval_s, beat_s), Watch()
         self._trips = Trips(
             self._targets,
             self._watch,

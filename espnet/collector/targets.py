@@ -2,9 +2,14 @@
 
 Invariants: a board has few places, so what was let go is closed at once, or as soon as the visit that is
 under way has ended. A device whose record changed is a new board here.
+
+Events: ``heartbeat.slow``.
 """
 
+import math
 from collections.abc import Iterable, Sequence
+
+import structlog
 
 from espnet.clock import Clock
 from espnet.model import Device
@@ -14,12 +19,15 @@ from espnet.visit import Target
 #: A link whose device was not claimed here for so long is closed: another collector has it now.
 FORGET_LINK_S = 120.0
 
+log = structlog.get_logger()
+
 
 class Targets:
-    """``interval_s`` is for devices without one of their own."""
+    """``interval_s`` is for devices without one of their own. ``beat_s`` is the time between two ticks: what is
+    to be polled more often is said, once."""
 
-    def __init__(self, clock: Clock, interval_s: float) -> None:
-        self._clock, self._interval_s = clock, interval_s
+    def __init__(self, clock: Clock, interval_s: float, beat_s: float = 0.0) -> None:
+        self._clock, self._interval_s, self._beat_s = clock, interval_s, beat_s
         self._known: dict[str, Target] = {}
         #: Devices that are somebody else's now, and whose last visit here is not yet over.
         self._leaving: set[str] = set()
@@ -43,6 +51,8 @@ class Targets:
             if target is not None:
                 target.link.close()
             target = self._known[device.id] = Target(device, self._interval_s)
+            if target.asked_s < self._beat_s:
+                self._say_slow(target)
         target.claimed_at = self._clock.monotonic()
         return target
 
@@ -78,6 +88,18 @@ class Targets:
             else:
                 first = min(first, until)
         self._forget_at = first
+
+    def _say_slow(self, target: Target) -> None:
+        """Once: others with such an interval are no news."""
+        beat_s, self._beat_s = self._beat_s, 0.0
+        log.warning(
+            "heartbeat.slow",
+            name=target.device.name,
+            asked_s=target.asked_s,
+            beat_s=beat_s,
+            effect="boards with shorter intervals than the heartbeat's are polled once in each heartbeat; "
+            f"`espcli run {math.ceil(1 / target.asked_s)}` keeps this one's",
+        )
 
     def close(self) -> None:
         """Closes all links."""
