@@ -121,7 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="espnet-bench-") as folder:
         url = server.find(None, Path(folder), default_sockets=()).url
         try:
-            for share in (256 * 1024, 25 * 1024, 8 * 1024):
+            for share in (256 * 1024, 25 * 1024, 8 * 1024, 2 * 1024):
                 kept(url, share * DEVICES)
         finally:
             server.stop(Path(folder))

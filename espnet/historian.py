@@ -5,7 +5,7 @@ dies. Nothing is dropped for its age on the way in. Any number of historians may
 is bounded: a page of entries, a few tails that are packed, a few devices that are looked over.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,14 +17,18 @@ from espnet.store.history import Packing, Row, State
 
 #: Entries (polls) of one step.
 ENTRIES = 256
-#: Most tails that are packed in one step. It takes as many rows as twenty steps bring.
-PACKED = 32
+#: Tails that are packed at once, and rows after which a step packs no more: twenty times what one brings.
+PACKED, PACKED_ROWS = 32, 20 * ENTRIES
 #: Devices that are looked over in one `drain`: those that are offline give back what is too old, too.
 LOOKED_OVER = 256
 #: The part of a device's memory that its tail may have, and the most of it in bytes.
 TAIL_SHARE, TAIL_BYTES = 1 / 8, 65_536
-#: The smallest full tail, in rows.
+#: Packing costs much the same for few rows and many: up to so many rows a tail may have more of the memory.
+SHORT_ROWS, SHORT_SHARE = 8, 1 / 3
+#: The smallest full tail, in rows, whatever the memory.
 LEAST_ROWS = 4
+#: With less memory a device, in bytes, next to nothing is kept, and wide rows may take more than that.
+LEAST_SHARE = 2_000
 #: What an entry takes in its list beside its own bytes, and what four keys and a state take.
 ENTRY_BYTES, DEVICE_BYTES = 6, 800
 #: Allocators and lists round up: a byte of blocks takes so many of memory at most.
@@ -136,7 +140,7 @@ class Historian:
             rows = [self._row(entry, share) for entry in page]
             some, full = self._store.append_history(rows, keep=self._keep)
             kept += some
-            self._pack(full[:PACKED], share, now)
+            self._pack(full, share, now)
             if self._stop():
                 return kept
         self._look_over(share, now)
@@ -182,22 +186,23 @@ class Historian:
             return Row(entry)
         return Row(entry, device_id, at, names, values, _full(device_id, len(names), share))
 
-    def _pack(self, device_ids: list[str], share: int, now: float) -> None:
-        """Packs tails. Where another historian is faster, its blocks are as good."""
-        if device_ids:
-            tails = self._store.tails(device_ids)
-            allowed = _allowed(share)
-            packings = [
-                Packing(
-                    tail.device_id,
-                    tail.state,
-                    allowed,
-                    tail.entries,
-                    sealed(tail.table(), tail.last_blocks),
-                )
-                for tail in tails
-                if tail.entries
-            ]
+    def _pack(self, device_ids: Sequence[str], share: int, now: float) -> None:
+        """Packs tails, where they are short all of them: else those at the end would never have their turn,
+        and grow. Where another historian is faster, its blocks are as good."""
+        rows = 0
+        for start in range(0, len(device_ids), PACKED):
+            if rows >= PACKED_ROWS:
+                return
+            packings = []
+            for tail in self._store.tails(device_ids[start : start + PACKED]):
+                if tail.entries:
+                    rows += len(tail.entries)
+                    device_id, table = tail.device_id, tail.table()
+                    fields = len(table.columns)
+                    next_bytes = _full(device_id, fields, share) * _row_bytes(fields)
+                    allowed = _allowed(share, next_bytes)
+                    blocks = sealed(table, tail.last_blocks)
+                    packings.append(Packing(device_id, tail.state, allowed, tail.entries, blocks))
             self._store.seal(packings, now)
 
     def _look_over(self, share: int, now: float) -> None:
@@ -223,7 +228,9 @@ def _row_bytes(fields: int) -> int:
 @lru_cache(maxsize=65_536)
 def _full(device_id: str, fields: int, share: int) -> int:
     """Rows of a full tail. Not the same for all devices: they would be packed all at once."""
-    rows = min(LEVELS[0].rows, _tail_bytes(share) // _row_bytes(fields))
+    each = _row_bytes(fields)
+    short = min(SHORT_ROWS, int(share * SHORT_SHARE) // each)
+    rows = min(LEVELS[0].rows, max(short, _tail_bytes(share) // each))
     return max(LEAST_ROWS, int(rows * (1 - phase(device_id) / 4)))
 
 
@@ -231,9 +238,12 @@ def _tail_bytes(share: int) -> int:
     return min(TAIL_BYTES, int(share * TAIL_SHARE))
 
 
-def _allowed(share: int) -> int:
-    """What a device's blocks may take, so that with all else that it has it stays within its share."""
-    return int((share - DEVICE_BYTES - _tail_bytes(share)) / ROUNDED_UP)
+def _allowed(share: int, tail_bytes: int = 0) -> int:
+    """What a device's blocks may take, so that with all else that it has it stays within its share.
+    ``tail_bytes``: what its full tail takes, where that is known.
+    """
+    tail_bytes = max(tail_bytes, _tail_bytes(share))
+    return max(0, int((share - DEVICE_BYTES - tail_bytes) / ROUNDED_UP))
 
 
 def _is_old(state: State, now: float) -> bool:

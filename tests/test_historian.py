@@ -498,6 +498,41 @@ def test_the_memory_is_kept(store: Store, raw: redis.Redis, share: int) -> None:
         assert reach[2].least_s is None
 
 
+@pytest.mark.parametrize(("share", "fields"), [(2_000, 4), (2_000, 35), (500, 4), (500, 40)])
+def test_the_least_share_is_kept_by_many(
+    store: Store, raw: redis.Redis, share: int, fields: int
+) -> None:
+    """However little it is and however many they are, nobody's tail grows: each is packed when it is full.
+    From `LEAST_SHARE` on that is within the memory; below, a device takes 800 B and four rows at most."""
+    devices = [register(store, porch(n)) for n in range(300)]
+    here = keeper(store, budget=share * len(devices))
+    values = {f"value.{n}": n for n in range(fields)}
+    longest = 0
+    for at in range(12):
+        pipe = raw.pipeline()
+        for device in devices:
+            one = batch(NOW + 10 * at, device, **{n: v + at for n, v in values.items()})
+            pipe.xadd("espnet:samples", {"n": fields, "batch": encode(one)})
+        pipe.execute()
+        here.drain(NOW + 10 * at)
+        raw.xtrim("espnet:samples", maxlen=0)
+        assert memory(raw) <= len(devices) * max(share, 800 + 4 * (19 + 8 * fields))
+        longest = max(longest, *(raw.llen(f"espnet:history:{d.id}:tail") for d in devices))
+    assert 2 < longest < 8
+
+
+def test_who_was_away_keeps_its_blocks(store: Store, raw: redis.Redis) -> None:
+    """Rows of a long time at once make a tail longer than a full one; that is no reason to let go of more."""
+    device = register(store, porch())
+    now = fill(store, raw, [device], 1_000, 12_000)
+    before = sum(store.history_states(0, 10)[1][device.id].bytes)
+    rest = [batch(now + 10 * n, device, f=n % 7, up=1, adc=n, poll_seconds=0.1) for n in range(90)]
+    for one in rest:
+        raw.xadd("espnet:samples", {"n": 4, "batch": encode(one)})
+    keeper(store, budget=12_000).drain(now + 900)
+    assert sum(store.history_states(0, 10)[1][device.id].bytes) > 0.8 * before
+
+
 def test_the_oldest_full_rate_goes_first(store: Store, raw: redis.Redis) -> None:
     """With too little memory full rate becomes shorter, and what is coarser stays whole."""
     device = register(store, porch())
