@@ -248,6 +248,10 @@ TABLE: dict[str, tuple[Facts, str, str, str]] = {
         but(WELL, sinks=(SINK, but(SINK, name="history", waits_s=500, state=None))),
         "problem", "Nobody uploads to history", "ESPNET_HISTORY_MB",
     ),
+    "too little history": (
+        but(settings_with(history_bytes=1_990_000), devices=Devices(total=1_000, online=1_000)),
+        "remark", "1.99 kB for each of 1,000 devices", "set ESPNET_HISTORY_MB to 2 or more",
+    ),
     "paused": (
         state_with(state="paused", since=NOW - 600, reason="Wrong key.", status=403),
         "problem", "datadog has been paused for 10 min: Wrong key.", "DATADOG_API_KEY",
@@ -293,6 +297,7 @@ def test_a_world_that_is_well_has_no_problems() -> None:
     for facts in (
         redis_with(memory_bytes=89_000_000),
         redis_with(max_bytes=0),
+        settings_with(history_bytes=6_000),
         redis_with(version="6.2.0"),
         redis_with(name="Valkey", version="9.1.2"),
         redis_with(is_aof=False),  # snapshots are something

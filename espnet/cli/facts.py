@@ -169,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_interval_s: float
     max_samples: int
     max_bytes: int
+    history_bytes: int = 0
     has_secret_key: bool = False
 
 
@@ -213,6 +214,7 @@ def gather(session: Session, default_sockets: tuple[Path, ...] = server.DEFAULT_
             upload_interval_s=config.upload_interval_s,
             max_samples=config.max_samples,
             max_bytes=config.max_bytes,
+            history_bytes=config.history_bytes,
             has_secret_key=bool(config.secret_keys),
         ),
     )

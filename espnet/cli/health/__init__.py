@@ -6,7 +6,7 @@
        │
        ├── redis     the server: its data, its settings, its clock, its sentinels
        ├── fleet     collectors, boards, who may control them, what they run, what was not set
-       └── samples   the queue, the sinks, their books
+       └── samples   the queue, the history, the sinks, their books
              │
           problem    what each of them is
 
@@ -24,7 +24,7 @@ from espnet.cli.health.fleet import (
 )
 from espnet.cli.health.problem import Problem
 from espnet.cli.health.redis import with_redis
-from espnet.cli.health.samples import equation, with_queue, with_sink
+from espnet.cli.health.samples import equation, with_history, with_queue, with_sink
 
 __all__ = ["Problem", "equation", "problems"]
 
@@ -39,6 +39,7 @@ def problems(facts: Facts) -> list[Problem]:
         *with_updates(facts),
         *with_jobs(facts),
         *with_queue(facts),
+        *with_history(facts),
         *(problem for sink in facts.sinks or () for problem in with_sink(sink, facts)),
     ]
     return sorted(found, key=lambda problem: problem.severity != "problem")

@@ -1,13 +1,15 @@
-"""What is wrong on the way of the samples: the queue, the sinks, and their books.
+"""What is wrong on the way of the samples: the queue, the history, the sinks, and their books.
 
 Invariant: a sink that comes back by itself is a remark, for as long as that is likely.
 """
 
+import math
 from collections.abc import Iterator
 
-from espnet.cli.amounts import amount, amount_is, duration
+from espnet.cli.amounts import amount, amount_is, duration, size
 from espnet.cli.facts import Facts, Sink
 from espnet.cli.health.problem import FULL, Problem, problem, remark
+from espnet.historian import LEAST_SHARE
 from espnet.samples import Books
 from espnet.store import HISTORY
 
@@ -94,6 +96,18 @@ def with_sink(sink: Sink, facts: Facts) -> Iterator[Problem]:
         yield problem(
             f"{name} would never accept {amount(books.dead, 'sample')}: dead letters.",
             f"`espcli dead_letters show {name}` says why; then `retry` or `drop`",
+        )
+
+
+def with_history(facts: Facts) -> Iterator[Problem]:
+    budget, devices = facts.settings.history_bytes, facts.devices.total if facts.devices else 0
+    if 0 < budget < devices * LEAST_SHARE:
+        megabytes = math.ceil(devices * LEAST_SHARE / 1e6)
+        yield remark(
+            f"The history has {size(budget // devices)} for each of {amount(devices, 'device')}: too little "
+            "to keep anything worth asking for.",
+            f"set ESPNET_HISTORY_MB to {megabytes} or more ({size(LEAST_SHARE)} a device) where `espcli run` "
+            "runs, or to 0 for no history",
         )
 
 
