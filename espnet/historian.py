@@ -2,7 +2,8 @@
 
 Invariants: an entry is settled in the very step that keeps its row, so a row is kept exactly once, whoever
 dies. Nothing is dropped for its age on the way in. Any number of historians may work at once. A step
-is bounded: a page of entries, a few tails that are packed, a few devices that are looked over.
+is bounded: a page of entries, as many rows packed as twenty pages bring, a few devices that are looked
+over. It packs as many rows as it keeps, or all tails of its devices that are full: so tails do not grow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
