@@ -23,8 +23,8 @@ log = structlog.get_logger()
 
 
 class Targets:
-    """``interval_s`` is for devices without one of their own. ``beat_s`` is the time between two ticks: what is
-    to be polled more often is said, once."""
+    """``interval_s`` is for devices without one of their own. ``beat_s`` is the time between two ticks: what
+    is to be polled more often is said, once."""
 
     def __init__(self, clock: Clock, interval_s: float, beat_s: float = 0.0) -> None:
         self._clock, self._interval_s, self._beat_s = clock, interval_s, beat_s
