@@ -261,7 +261,9 @@ class Target:
         A board that knows leases is shown the fence, which renews them all, and takes the password.
         Whether it knows them is known from its last answer; 2021 firmware knows no path with a query, and
         a board may have been given it since. The board gets ``timeout_s`` for its answer, the sensors as
-        much again for all of them. With ``asked`` the board was asked already, and this goes on from there.
+        much again for all of them; a board that asks for the password first may take that time, too, or a
+        slow one could never be read by who is new to it. With ``asked`` the board was asked already, and this
+        goes on from there.
         """
         query, is_plain_enough = self._query(claim)
         address = self.device.address
@@ -271,7 +273,7 @@ class Target:
         try:
             try:
                 request = self._get + query + self._get_rest
-                body = await self.link.exchange(request, timeout_s, begun)
+                body = await self.link.exchange(request, timeout_s, begun, login_s=timeout_s)
             except BoardError as error:
                 # 2021 firmware. A board in trouble (5xx) is not asked twice.
                 is_told = error.kind in ("http", "denied") and (error.status or 0) < 500

@@ -28,6 +28,7 @@ from espnet.collector import LOCKED_OUT_S, Collector
 from espnet.credential import new_password
 from espnet.model import Device, Reading
 from espnet.simulator import Board, Fleet
+from espnet.simulator.light import LightFleet, LightHandle
 from espnet.store import MAX_FENCE_SEEN, Store
 
 pytestmark = pytest.mark.usefixtures("settings")
@@ -96,10 +97,10 @@ class House:
 
 
 @asynccontextmanager
-async def collecting(url: str, *keys: str) -> AsyncIterator[House]:
+async def collecting(url: str, *keys: str, timeout_s: float = 5.0) -> AsyncIterator[House]:
     store, clock = Store(url, secret_keys=keys), ManualClock(time.time() + INTERVAL_S)
     collector = Collector(
-        store, clock, holder="here", interval_s=INTERVAL_S, timeout_s=5.0, luck=lambda: 0.0
+        store, clock, holder="here", interval_s=INTERVAL_S, timeout_s=timeout_s, luck=lambda: 0.0
     )
     try:
         yield House(collector, store, clock)
@@ -108,11 +109,13 @@ async def collecting(url: str, *keys: str) -> AsyncIterator[House]:
         store.close()
 
 
-def living(url: str, law: Callable[[House], Awaitable[None]], *keys: str) -> list[Any]:
+def living(
+    url: str, law: Callable[[House], Awaitable[None]], *keys: str, timeout_s: float = 5.0
+) -> list[Any]:
     """Runs a law; returns what the collector logged."""
 
     async def main() -> None:
-        async with collecting(url, *keys) as house:
+        async with collecting(url, *keys, timeout_s=timeout_s) as house:
             await law(house)
 
     with (
@@ -136,7 +139,7 @@ def govern(espcli: Cli, *names: str) -> None:
         espcli(*words)
 
 
-def challenges(board: Board) -> int:
+def challenges(board: Board | LightHandle) -> int:
     return [request.status for request in board.requests].count(401)
 
 
@@ -193,6 +196,28 @@ def test_a_board_that_was_restarted_costs_one_challenge(
 
     log = living(redis_url, law)
     assert {event["event"] for event in log} == {"pin.set"}
+
+
+def test_a_slow_board_is_polled_though_it_asks_for_the_password(
+    espcli: Cli, redis_url: str
+) -> None:
+    """One that answers within the time-out is never lost, though a challenge and an answer take longer: not
+    by a collector that is new to it, and not when it was restarted."""
+    with LightFleet(1, seed=35) as slow:
+        (board,) = slow
+        espcli("register", board.address, "porch")
+
+        async def law(house: House) -> None:
+            await asyncio.to_thread(board.set, latency_s=1.2)
+            for challenged in (1, 0):
+                board.forget_requests()
+                await house.poll()
+                assert (challenges(board), house.fault()) == (challenged, None)
+            await asyncio.to_thread(board.reset)
+            await house.poll()
+            assert (challenges(board), house.fault()) == (1, None)
+
+        assert living(redis_url, law, timeout_s=2.0) == []
 
 
 def test_nonces_that_end_are_followed_without_a_challenge(

@@ -84,12 +84,18 @@ class Link:
         return self._wire is not None and self._wire.is_open
 
     async def exchange(
-        self, request: bytes, timeout_s: float, begun: tuple[Outcome, float] | None = None
+        self,
+        request: bytes,
+        timeout_s: float,
+        begun: tuple[Outcome, float] | None = None,
+        *,
+        login_s: float = 0.0,
     ) -> bytes:
         """Sends a request and returns the body of a 2xx answer; raises `BoardError`.
 
         ``begun`` is what came of the same request after `begin`, and its deadline in the loop's time: that is
-        the first try, and time that is gone.
+        the first try, and time that is gone. A board that asks for the password answers twice: it may take
+        ``login_s`` longer.
         """
         loop = asyncio.get_running_loop()
         if begun is not None:
@@ -108,6 +114,7 @@ class Link:
                 ):
                     break
                 came = None
+                deadline, login_s = deadline + login_s, 0.0
             return require_ok(self.address, answer.status, answer.body, answer.retry_after)
         except OddChallenge as error:
             raise BoardError(self.address, "wrong_id", str(error), 401) from error

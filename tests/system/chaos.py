@@ -22,6 +22,7 @@ from espnet.errors import StoreUnavailable
 from espnet.model import Device, Reading, Timer
 from espnet.simulator.light import LightFleet, LightHandle, LightRequest
 from espnet.store import PRESENT_S
+from espnet.trip import MAX_BACKOFF_S
 
 from .world import Run, World, wait_for
 
@@ -114,19 +115,22 @@ class Chaos:
         ]
 
     def _until_none_is(self, what: str, left: Callable[[], list[int]], timeout_s: float) -> None:
-        """Returns when no board is left; of those that are, everything is told that is known."""
+        """Returns when no board is left. Those that fail may be left for one pause after a failure more."""
         try:
             wait_for(f"no board is {what}", lambda: not left(), timeout_s)
         except AssertionError:
-            numbers = left()
-            with self.world.store() as store:
-                turns, now = store.schedule(), time.time()
-                for number in numbers:
-                    board, view = self.fleet[number], store.view(self.names[number])
-                    turn = turns.get(board.id)
-                    print(view.device.name, board.phase, board.describe(), view.fault, view.reading)
-                    print(turn, turn and turn.at - now, time.monotonic(), *board.requests[-9:])
-            raise
+            self._require_failing(left())
+            wait_for(f"no board is {what}", lambda: not left(), MAX_BACKOFF_S)
+
+    def _require_failing(self, numbers: list[int]) -> None:
+        with self.world.store() as store:
+            turns, now = store.schedule(), time.time()
+            for number in numbers:
+                board, view = self.fleet[number], store.view(self.names[number])
+                turn = turns.get(board.id)
+                print(view.device.name, board.describe(), view.fault, view.reading)
+                print(turn, turn and turn.at - now, time.monotonic(), *board.requests[-9:])
+                assert view.fault, f"{view.device.name} is left behind, and Redis knows no reason"
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -303,25 +307,36 @@ class Chaos:
         return left_s + max(0.0, until_s - at_s) <= most_s
 
     def _said_of(self, name: str) -> list[tuple[float, float]]:
-        """What the collectors' logs give as reasons: a board that was lost, or is spared."""
+        """What the collectors' logs give as reasons: a board is spared, or was lost, which lasts until it
+        answers a poll."""
         if not hasattr(self, "_told"):
             self._told: dict[str, list[tuple[float, float]]] = {one: [] for one in self.names}
+            answered = {
+                name: [p.at_s for p in _polls(board) if p.status == 200 and _is_well(p)]
+                for name, board in zip(self.names, self.fleet, strict=True)
+            }
             offset_s = time.time() - time.monotonic()
             for run in self.world.runs:
                 for event in run.events("board.lost", "board.slowed"):
-                    at_s = _seconds(event["at"]) - offset_s
-                    self._told[event["name"]].append((at_s, at_s + 4 * INTERVAL_S))
+                    at_s, of = _seconds(event["at"]) - offset_s, event["name"]
+                    until_s = at_s + 4 * INTERVAL_S
+                    if event["event"] == "board.lost":
+                        until_s = next((t for t in answered[of] if t > at_s), self.ended_s)
+                    self._told[of].append((at_s, until_s))
         return self._told[name]
 
     def gaps(self) -> list[str]:
-        """Pauses between two polls that are longer than an interval and a lock, and no reason is known."""
+        """Pauses between two polls that are longer than an interval and a lock, and no reason is known; or
+        longer than any pause after a failure, whatever the reason."""
         found = []
         for number, (board, name) in enumerate(zip(self.fleet, self.names, strict=True)):
             times = [r.at_s for r in _polls(board)]
             times = [self.began_s, *(t for t in times if t >= self.began_s)]
             assert len(times) > 2, (number, name)
             for before_s, after_s in itertools.pairwise(times):
-                if not self._is_reasonable(name, before_s, after_s, MOST_S):
+                if after_s - before_s > MAX_BACKOFF_S + MOST_S or not self._is_reasonable(
+                    name, before_s, after_s, MOST_S
+                ):
                     found.append(
                         f"{name} was not polled for {after_s - before_s:.1f} s, at {self._at(before_s)}"
                     )
@@ -377,6 +392,11 @@ def _status_of(board: LightHandle) -> bytes:
 
 def _polls(board: LightHandle) -> list[LightRequest]:
     return [r for r in board.requests if (r.method, r.path.split("?")[0]) == ("GET", "/")]
+
+
+def _is_well(poll: LightRequest) -> bool:
+    """Whether nothing was done to the answer, and somebody waited for it."""
+    return poll.fault is None and poll.left_s is None
 
 
 def _seconds(text: Any) -> float:
