@@ -21,7 +21,8 @@ RUN .venv/bin/python -m compileall -q espnet -x '/simulator/hardware/' \
  && ./espcli --version
 
 FROM python:${PYTHON}-slim
-RUN useradd --system --uid 8469 --user-group --home-dir /data --shell /usr/sbin/nologin espnet \
+RUN groupadd --gid 8469 espnet \
+ && useradd --uid 8469 --gid 8469 --no-create-home --home-dir /data --shell /usr/sbin/nologin espnet \
  && install -d -o espnet -g espnet -m 700 /data
 # What changes seldom comes first.
 COPY --from=build /opt/espnet/.venv /opt/espnet/.venv

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,10 @@ def test_the_image_is_small_private_and_runs_as_nobody() -> None:
     last = told[max(i for i, (word, _) in enumerate(told) if word == "FROM") :]
     assert [rest for word, rest in last if word == "USER"] == ["espnet"]
     assert "pip" not in " ".join(rest for word, rest in last if word == "RUN")
+    # Whoever prepares a folder for it knows both numbers.
+    (made,) = (rest for word, rest in last if word == "RUN")
+    assert "groupadd --gid 8469 " in made
+    assert "useradd --uid 8469 --gid 8469 " in made
     installs = " ".join(rest for word, rest in told if word == "RUN")
     assert "pipenv requirements --hash" in installs
     assert "--require-hashes" in installs
@@ -208,7 +213,9 @@ def test_redis_is_for_the_collectors_only_and_keeps_its_data() -> None:
     assert services["redis"]["networks"] == ["store"]
     assert told["networks"]["store"] == {"internal": True}
     assert services["redis"]["volumes"] == ["redis:/data"]
-    assert set(told["volumes"]) == {"redis"}
+    mounted = {name: one["volumes"] for name, one in services.items() if "volumes" in one}
+    assert mounted == {"redis": ["redis:/data"], "boards": ["boards:/data"]}
+    assert set(told["volumes"]) == {"redis", "boards"}
     assert "/" in services["redis"]["image"]
     assert "." not in services["redis"]["image"].split("/")[0]  # a registry's name has a dot
     environments = [one.get("environment", {}) for one in services.values()]
@@ -227,6 +234,45 @@ def test_simulated_boards_are_asked_for_and_apart() -> None:
     for name in ("boards-register", "boards-collector"):
         assert services[name]["network_mode"] == "service:boards"
         assert services[name]["environment"]["ESPNET_PREFIX"] == "simulated:"
+
+
+def test_simulated_boards_keep_what_redis_knows_of_them_and_are_followed() -> None:
+    """Redis remembers their passwords, so their files lie in a volume, too; their ports change with each
+    start, so whoever polls them hears their beacons."""
+    services = compose()["services"]
+    words = services["boards"]["command"]
+    folder = Path(words[words.index("--keep") + 1])
+    (volume,) = services["boards"]["volumes"]
+    assert Path(volume.partition(":")[2]) in folder.parents
+    assert "--beacons" not in words
+    assert "ESPNET_BEACONS" not in services["boards-collector"]["environment"]
+
+
+def test_a_plain_up_takes_no_collector_away() -> None:
+    """How many there are is a setting with a default, two, since one cannot be replaced without a gap; the
+    page scales only for an upgrade, to twice as many."""
+    told = compose()["services"]["collector"]["deploy"]["replicas"]
+    assert told == "${COLLECTORS:-2}"
+    assert re.findall(r"--scale collector=(\d+)", PAGE) == ["4"]
+
+
+def judged(path: Path) -> "subprocess.CompletedProcess[str]":
+    """What the Compose Specification's own schema says, which lies in the checker: nothing is fetched."""
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    return subprocess.run([*words, path], capture_output=True, text=True)
+
+
+def test_the_compose_file_is_what_the_specification_says(tmp_path: Path) -> None:
+    """It validates; with one key misspelt it would not."""
+    done = judged(ROOT / "compose.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    broken = tmp_path / "compose.yaml"
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    assert text.count("read_only: true") == 1
+    broken.write_text(text.replace("read_only: true", "readonly: true"))
+    done = judged(broken)
+    assert done.returncode == 1
+    assert "'readonly' was unexpected" in done.stdout
 
 
 def test_the_redis_of_the_compose_file_is_what_doctor_wants(short_path: Path) -> None:
@@ -298,6 +344,42 @@ def test_the_page_names_what_is_there() -> None:
     used = re.findall(r"docker compose (?:exec|logs)(?: --[\w-]+)* ([\w-]+)", PAGE)
     assert used
     assert set(used) <= services
+
+
+def test_the_link_to_a_version_is_replaced_and_a_folder_is_not(tmp_path: Path) -> None:
+    """The page's own `ln`, in order: after the installation the link leads to the first version, after the
+    upgrade to the second. A folder in the way is refused: a link inside it would upgrade nothing."""
+    first, second = re.findall(r"^ln .*$", PAGE, re.MULTILINE)
+    link = tmp_path / "espnet"
+    for number in (1, 2):
+        (tmp_path / f"espnet-{number}").mkdir()
+
+    def run(command: str) -> int:
+        return subprocess.run(
+            shlex.split(command.replace("/opt", str(tmp_path))), capture_output=True
+        ).returncode
+
+    for number, command in ((1, first), (2, second)):
+        assert run(command) == 0
+        assert link.resolve() == (tmp_path / f"espnet-{number}").resolve()
+    assert not list((tmp_path / "espnet-1").iterdir())
+    link.unlink()
+    link.mkdir()
+    assert run(second) != 0
+    assert not list(link.iterdir())
+
+
+def test_an_upgrade_stops_the_containers_that_ran_before_and_no_others() -> None:
+    """They are noted before new ones start, because their numbers grow with every upgrade; nothing else of
+    the machine is cleared away. What .env says stays out of git."""
+    upgrade = PAGE.partition("## Upgrades")[2].partition("\n## ")[0]
+    lines = upgrade.splitlines()
+    noted = lines.index("old=$(docker compose ps --quiet collector)")
+    started = next(i for i, line in enumerate(lines) if line.startswith("docker compose up "))
+    stopped, removed = lines.index("docker stop $old"), lines.index("docker rm $old")
+    assert noted < started < stopped < removed
+    assert "prune" not in PAGE
+    assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_backup_is_restored_as_the_page_says(own_redis: RedisProcess) -> None:

@@ -387,6 +387,7 @@ class Commands(SampleWords, SealWords, UpdateWords):
         serial: bool = False,
         static: bool = False,
         beacons: str = "8469",
+        keep: str = "",
     ) -> Told:
         """Starts COUNT boards without hardware, running the real firmware.
 
@@ -399,6 +400,8 @@ class Commands(SampleWords, SealWords, UpdateWords):
         --static   light boards: no process each, and no updates, settings or page; for large fleets
         --beacons  the port of this machine at which they say where they are, as `espcli discover`
                    hears it (8469); off: they are silent
+        --keep     the folder that keeps their files, so that the next start has the same boards
+                   with what they know; without it they are new each time
         --json     one JSON object a line: id, address, control; with --serial port and image, too
 
         Example: espcli simulate 3, then in another terminal espcli register ADDRESS porch
@@ -411,12 +414,12 @@ class Commands(SampleWords, SealWords, UpdateWords):
         if static:
             from espnet.cli.light import run_light
 
-            if serial or heap != "112K":
+            if serial or heap != "112K" or keep:
                 raise UsageError(
-                    "Light boards have no serial line and no heap: --static goes alone."
+                    "Light boards have no serial line, no heap and no files: --static goes alone."
                 )
             return Told(lambda emit: run_light(emit, boards, number, port))
-        return Told(lambda emit: run(emit, boards, number, heap, bool(serial), port))
+        return Told(lambda emit: run(emit, boards, number, heap, bool(serial), port, keep))
 
     @verb
     def demo(self, *, seconds: str = "") -> Exit:

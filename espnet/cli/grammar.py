@@ -73,6 +73,7 @@ _VALUES = {
     "settings": "FILE",
     "baud": "N",
     "beacons": "PORT",
+    "keep": "FOLDER",
     "into": "FOLDER",
     "device": "NAME",
     "to": "WHAT",

@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from espnet.errors import UsageError
@@ -17,11 +18,13 @@ def run(
     heap: str,
     serial: bool,
     beacon_port: int | None,
+    keep: str,
 ) -> None:
     """Runs ``count`` boards and tells ``emit`` of each that answers; returns when it is stopped.
 
     ``heap`` is MicroPython's ``-X heapsize``, or ``none`` for the port's default. ``serial``: the boards are
     fresh from the box, and have a serial line. ``beacon_port``: where on 127.255.255.255 they send beacons.
+    ``keep``: the folder where their flash stays, for the next start; empty: nothing stays.
     """
     if heap != "none" and not re.fullmatch(r"[1-9]\d{0,6}[KkMm]?", heap):
         raise UsageError(f"--heap is a size such as 112K or 188K, or none; not {heap!r}.")
@@ -44,6 +47,7 @@ def run(
                 heap=None if heap == "none" else heap,
                 compiled=True,
                 serial=serial,
+                directory=Path(keep) if keep else None,
                 beacon_port=beacon_port,
                 on_ready=ready,
             )

@@ -174,8 +174,13 @@ def _has_room(root: Path, need: int) -> bool:
 
 def lock_folder(folder: Path) -> IO[str]:
     """Claims a folder that is to be kept, for one simulator at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / _LOCK).open("w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("w")
+    except OSError as e:
+        raise SimulatorError(
+            f"Boards cannot keep their files in {folder} ({e.strerror}); name another folder."
+        ) from e
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:

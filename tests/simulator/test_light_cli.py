@@ -1,4 +1,4 @@
-"""`espcli simulate` with many boards: as a process, from its first line to its end."""
+"""`espcli simulate` as a process, most of it with many boards: from its first line to its end."""
 
 import contextlib
 import json
@@ -103,11 +103,11 @@ def test_limits_are_told_before_the_first_board() -> None:
         assert "ulimit -Hn" in err
 
 
-@pytest.mark.parametrize("words", ["--serial", "--heap 188K"])
+@pytest.mark.parametrize("words", ["--serial", "--heap 188K", "--keep boards"])
 def test_what_light_boards_lack_cannot_be_asked_for(
     words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--static goes without a heap and a serial line."""
+    """--static goes without a heap, a serial line and files."""
     assert main(["simulate", "1", "--static", *words.split()]) == 2
     assert "--static goes alone" in capsys.readouterr().err
 
@@ -120,3 +120,25 @@ def test_a_thousand_light_boards_are_there_in_seconds() -> None:
         process.terminate()
         assert process.wait(30) == 0
     assert time.monotonic() - began_s < 60
+
+
+def test_boards_that_are_kept_know_what_they_knew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next start with the same folder has the same boards with what was stored on them; two starts at
+    once, and a folder that cannot be, are refused in one sentence."""
+    kept = tmp_path / "boards"
+    for known in ("", "192.0.2.7"):
+        with simulating(f"1 --keep {kept}") as process:
+            (told,) = lines(process, 1)
+            home = f"http://{told['address']}"
+            assert requests.get(f"{home}/", timeout=5).json()["espnet_host"] == known
+            stored = requests.post(f"{home}/set_host", data={"ip": "192.0.2.7"}, timeout=5)
+            assert stored.status_code == 200
+            assert main(["simulate", "1", "--keep", str(kept)]) == 1
+            assert "Another simulator uses" in capsys.readouterr().err
+            process.terminate()
+            assert process.wait(20) == 0
+    (tmp_path / "file").touch()
+    assert main(["simulate", "1", "--keep", str(tmp_path / "file" / "boards")]) == 1
+    assert "name another folder" in capsys.readouterr().err
