@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 from claiming import Cli
 
+from espnet.board import calls, client
+from espnet.cli import claiming
+from espnet.cli.session import Session
+from espnet.clock import ManualClock
+from espnet.credential import new_password
+from espnet.errors import BoardError
 from espnet.simulator.light import LightFleet
 from espnet.store import Store
 
@@ -129,6 +135,25 @@ def test_a_board_that_was_left_open_stays_open_where_it_moved(
     assert before.reading is not None
     assert after.reading is not None
     assert after.reading.at > before.reading.at
+
+
+def test_what_was_seen_long_ago_is_not_taken_for_true(
+    espcli: Cli, fleet: LightFleet, store: Store
+) -> None:
+    """A long list takes minutes: an open board that somebody else claimed meanwhile is not said to be open,
+    and is not stored."""
+    board = fleet[0]
+    espcli("register", board.address, "porch", "--open")
+    session = Session(clock := ManualClock())
+    moved = board.address.replace("127.0.0.1", "localhost")
+    seen = claiming.look(session, moved)
+    client.send(moved, calls.claim(new_password().ha1(board.id), False), 5.0)
+    clock.advance(session.config.interval_s + 1)
+    more: Any = {"replace": False, "leave_open": False, "board_id": board.id, "seen": seen}
+    with pytest.raises(BoardError, match="is claimed, and EspNet does not have its password"):
+        claiming.register(session, moved, "porch", (), claiming.How(), **more)
+    session.store.close()
+    assert store.device("porch").address == board.address
 
 
 def test_a_taken_name_is_another_board_s(enroll: Any, fleet: LightFleet) -> None:

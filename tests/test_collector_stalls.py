@@ -3,12 +3,14 @@
 It may have been stopped (SIGSTOP), swapped out, or waiting for Redis: what it sees is that time has passed.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from board_wire import Wire
-from collecting import collecting, polled, register, run
+from collecting import PATIENCE_S, collecting, polled, register, run, until
 
 from espnet.clock import ManualClock
 from espnet.collector import Collector, Tick
@@ -79,5 +81,35 @@ def test_nothing_is_written_when_the_lock_may_have_ended_since_the_board_answere
         await collector.tick(clock.advance(10))
         assert b"POST" in [request[:4] for request in wire.requests["127.1.0.1"]]
         await collector.close()
+
+    run(main())
+
+
+def test_a_tick_that_is_cancelled_asks_no_board_afterwards(wire: Wire, store: Store) -> None:
+    """Nobody would commit what it says, and its lock may be let go: also where Redis was still being asked
+    what has to be known before."""
+    clock = ManualClock()
+    register(store, wire, clock, 3)
+    asked, answers, readings = threading.Event(), threading.Event(), store.readings
+
+    def slow(*args: Any) -> Any:
+        asked.set()
+        answers.wait(PATIENCE_S)
+        return readings(*args)
+
+    store.readings = slow  # type: ignore[method-assign]
+
+    async def main() -> None:
+        before = asyncio.all_tasks()
+        async with collecting(store, clock) as collector:
+            tick = asyncio.create_task(collector.tick(clock.now()))
+            await until(asked.is_set)
+            tick.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await tick
+            answers.set()
+            await collector.tick(clock.now())  # behind that question, in the same thread
+            assert asyncio.all_tasks() <= before
+            assert not wire.requests
 
     run(main())

@@ -95,9 +95,10 @@ def register(
 
     A board that is registered without a password stays as it is, unless ``how`` asks for something. It has to
     be board ``board_id``, where that is given. Who has looked (`look`) gives what was ``seen``: the board is
-    asked again, under its lock, before it is told a password. Returns the record as stored, and the board's
-    answer. Raises `BoardError`, which says what to do where the board belongs to somebody else, and
-    `RegistryConflict` as `Store.add` does, before anything has been changed.
+    asked again, under its lock, before it is told a password, and where that was more than an interval ago.
+    Returns the record as stored, and the board's answer. Raises `BoardError`, which says what to do where the
+    board belongs to somebody else, and `RegistryConflict` as `Store.add` does, before anything has been
+    changed.
     """
     store, now = session.store, session.now
 
@@ -109,7 +110,7 @@ def register(
         store.check(device_of(board_id), replace=replace)
         return _known(session, board_id, how)
 
-    login = Login(board_id, find)
+    login, given = Login(board_id, find), seen
     if seen is None:
         with _about(how):
             seen = _read(session, address, GET_BASIC, login, board_id)
@@ -133,6 +134,18 @@ def register(
         has_password = is_wanted or not was_open or status.claimed
     if has_password:
         seen = claim(session, device, how)
+    elif given is not None and session.now - given.at > session.config.interval_s:
+        # Somebody may have claimed it since, or another board have its address.
+        return register(
+            session,
+            address,
+            name,
+            tags,
+            how,
+            replace=replace,
+            leave_open=leave_open,
+            board_id=status.id,
+        )
     reading = Reading(
         at=seen.at,
         poll_s=seen.poll_s,

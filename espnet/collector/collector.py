@@ -170,17 +170,20 @@ class Collector:
         visiting = asyncio.create_task(self._trips.make(claims, ended, locked_until))
         failed = void = 0
         is_over = False
-        while not is_over:
-            done, _ = await asyncio.wait((visiting,), timeout=COMMIT_EVERY_S)
-            for task in done:
-                is_over = True
-                task.result()
-            if ended:
-                polls = ended.copy()
-                ended.clear()
-                failed += sum(poll.reading is None for poll in polls)
-                void += await self._commit(polls, locked_until)
-                self._in_flight -= len(polls)
+        try:
+            while not is_over:
+                done, _ = await asyncio.wait((visiting,), timeout=COMMIT_EVERY_S)
+                for task in done:
+                    is_over = True
+                    task.result()
+                if ended:
+                    polls = ended.copy()
+                    ended.clear()
+                    failed += sum(poll.reading is None for poll in polls)
+                    void += await self._commit(polls, locked_until)
+                    self._in_flight -= len(polls)
+        finally:
+            visiting.cancel()  # what nobody will commit is not asked for
         return Tick(len(claims) - failed, failed, void)
 
     async def _commit(self, polls: Sequence[Poll], locked_until: float) -> int:
