@@ -18,7 +18,7 @@ from conftest import RedisProcess
 from espnet.credential import Credential, Password, new_password
 from espnet.errors import CredentialClosed, StoreUnavailable
 from espnet.model import Device, Reading
-from espnet.store import Gathering, Store
+from espnet.store import Gathering, OneByOne, Store
 from espnet.store.credentials import MAX_PASSWORDS
 from espnet.store.sealing import CannotOpen, Seals, Secrets
 
@@ -372,6 +372,21 @@ def test_threads_that_gather_all_hear_that_redis_is_gone(own_redis: RedisProcess
     assert all(text.startswith("Redis at ") for text in told.values())
     for store in stores:
         store.close()
+
+
+def test_threads_in_a_row_do_not_wait_for_a_silent_redis_one_after_another() -> None:
+    """The first one's time-out is that of all; another error is its own."""
+    turn, done = OneByOne(), []
+    with pytest.raises(redis.ResponseError), turn:
+        raise redis.ResponseError("of this one")
+    with turn:
+        done.append("goes on")
+    with pytest.raises(redis.TimeoutError), turn:
+        raise redis.TimeoutError("silent")
+    for _ in range(3):
+        with pytest.raises(redis.TimeoutError, match="silent"), turn:
+            done.append("asks again")
+    assert done == ["goes on"]
 
 
 def test_a_key_seals_what_was_plain_as_soon_as_it_changes(new_store: NewStore) -> None:

@@ -22,7 +22,7 @@ from espnet.cli.render import Line, Records, Report, Section
 from espnet.cli.session import Session
 from espnet.errors import BoardError, EspNetError, StoreUnavailable, UsageError
 from espnet.model import Device
-from espnet.store import Gathering
+from espnet.store import Gathering, OneByOne
 
 #: Largest list that is read, in characters.
 MAX_LENGTH = 4_000_000
@@ -171,7 +171,7 @@ def _register_each(
 
     Redis syncs its disk once a second, and no board gets a password before that: many wait for the same sync.
     """
-    turn, gathering, own = threading.Lock(), Gathering(), threading.local()
+    turn, gathering, own = OneByOne(), Gathering(), threading.local()
     sessions: list[Session] = []
 
     def begin() -> None:

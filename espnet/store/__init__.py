@@ -54,7 +54,7 @@ token is ``HOLDER:NUMBER``, unique; only its owner commits or releases. Every er
 library leaves here as `StoreUnavailable`.
 """
 
-from espnet.store.credentials import Credentials, Gathering
+from espnet.store.credentials import Credentials
 from espnet.store.health import Health, HealthChecks, Turn
 from espnet.store.records import (
     BATCH,
@@ -81,6 +81,7 @@ from espnet.store.records import (
 from espnet.store.releases import Kept, Releases
 from espnet.store.rollouts import Rollouts
 from espnet.store.samples import Samples
+from espnet.store.together import Gathering, OneByOne
 from espnet.store.trips import Trips
 
 __all__ = [
@@ -105,6 +106,7 @@ __all__ = [
     "Ledger",
     "Letter",
     "LockState",
+    "OneByOne",
     "Poll",
     "SinkBooks",
     "Store",

@@ -5,9 +5,7 @@ changes with its passwords, so whoever holds a record knows whether what it has 
 stay when their device is unregistered: else nobody could control that board again.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, cast
 
 import msgspec
@@ -19,6 +17,7 @@ from espnet.model import decode_device, encode
 from espnet.store.connection import translated
 from espnet.store.registry import Registry, new_number
 from espnet.store.sealing import CannotOpen, Secrets, is_sealed
+from espnet.store.together import Gathering
 
 #: Most passwords that are kept for a board: the one in force, those before it, and those that it may have
 #: taken without our hearing of it.
@@ -26,8 +25,6 @@ MAX_PASSWORDS = 8
 #: How long Redis may take to have a new password on its disk and with a replica, in milliseconds: it
 #: syncs once a second, and commands time out after five.
 _SETTLED_MS = 3000
-#: How long a `Gathering` waits for more of them: short beside a sync of the disk.
-_GATHERED_S = 0.1
 _NOT_SEALED = "would be the only one that is not sealed: ESPNET_SECRET_KEY is missing here"
 
 
@@ -35,7 +32,7 @@ class Credentials(Registry):
     """What opens boards."""
 
     #: Several stores of one process may be given one of these: their new passwords go to Redis together.
-    gathering: "Gathering | None" = None
+    gathering: Gathering | None = None
 
     @translated
     def credentials(self, device_ids: Sequence[str]) -> dict[str, Credential]:
@@ -209,41 +206,3 @@ class Credentials(Registry):
 def _secrets(device_id: str, credential: Credential) -> Secrets:
     texts = dict.fromkeys(password.reveal() for password in credential.passwords)
     return Secrets(device_id, list(texts)[:MAX_PASSWORDS], credential.is_proved)
-
-
-class Gathering:
-    """New passwords of several threads, each with a store of its own: who comes first waits for others, and
-    adds what all of them have.
-
-    So many boards cost one look whether any password is sealed, and one wait for the disk. Whoever adds one
-    holds its board's lock, so a board is in a group once.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next = _Group()
-
-    def add(
-        self, store: Credentials, device_id: str, password: Password
-    ) -> dict[str, CredentialClosed]:
-        """Returns what `Credentials.add_passwords` does of the whole group, and raises what it raises."""
-        with self._lock:
-            group = self._next
-            is_first = not group.passwords
-            group.passwords[device_id] = password
-        if is_first:
-            threading.Event().wait(_GATHERED_S)
-            with self._lock:
-                self._next = _Group()
-            try:
-                group.refused.set_result(store.add_passwords(group.passwords))
-            except BaseException as error:
-                group.refused.set_exception(error)
-                raise
-        return group.refused.result()
-
-
-class _Group:
-    def __init__(self) -> None:
-        self.passwords: dict[str, Password] = {}
-        self.refused: Future[dict[str, CredentialClosed]] = Future()
