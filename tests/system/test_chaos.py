@@ -36,8 +36,17 @@ def live_through(redis: RedisProcess, folder: Path, seed: int, seconds: float) -
             assert chaos.wrong_pins() == []
             books = world.require_balance("file")
             assert books["accepted"] > 0
+            # Who was killed between writing and saying so has written it for somebody else to write again.
+            in_doubt = books["repeated"] + books["queued"]
+            assert books["accepted"] <= written(folder) <= books["accepted"] + in_doubt, books
         finally:
             world.end()
+
+
+def written(folder: Path) -> int:
+    """Samples in the files of all collectors."""
+    files = [path.read_bytes() for path in folder.glob("samples*.jsonl")]
+    return sum(data.count(b"\n") for data in files)
 
 
 def test_a_minute_of_chaos(own_redis: RedisProcess, short_path: Path) -> None:

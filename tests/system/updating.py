@@ -3,6 +3,7 @@ on which answers are lost.
 """
 
 import contextlib
+import re
 import shutil
 import socket
 import socketserver
@@ -134,6 +135,7 @@ class _Traveller(socketserver.BaseRequestHandler):
             back.start()
             while data := self.request.recv(65536):
                 if data[:4] in (b"GET ", b"PUT ", b"POST"):
+                    data = self._whole(data)
                     way.asked.append(data.split(b"\r\n", 1)[0])
                     way.on_request(data)
                 if way.losses and way.lost in data:
@@ -143,6 +145,15 @@ class _Traveller(socketserver.BaseRequestHandler):
             on.shutdown(socket.SHUT_WR)
             back.join()
 
+    def _whole(self, request: bytes) -> bytes:
+        """A request with its body, which clients send on their own, if all of it comes."""
+        while (length := _length(request)) is None or len(request) < length:
+            more = self.request.recv(65536)
+            if not more:
+                break
+            request += more
+        return request
+
     def _back(self, on: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := on.recv(65536):
@@ -150,3 +161,12 @@ class _Traveller(socketserver.BaseRequestHandler):
                     break
                 self.request.sendall(data)
             self.request.shutdown(socket.SHUT_RDWR)
+
+
+def _length(request: bytes) -> int | None:
+    """How long a request is; None while its head is not whole."""
+    head, end, _ = request.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return len(head) + len(end) + (int(found[1]) if found else 0)

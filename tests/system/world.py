@@ -36,7 +36,7 @@ PATIENCE_S = 20.0
 VOCABULARY = {
     *("collector.started", "collector.stopped", "uploads.off", "redis.not_started"),
     *("board.lost", "board.back", "poll.void", "polls.dropped", "redis.lost", "redis.back"),
-    *("board.slowed", "board.recovered"),
+    *("board.slowed", "board.recovered", "heartbeat.slow"),
     *("upload.failed", "upload.paused", "upload.ok_again", "upload.dead_letters"),
     *("upload.unreadable", "pin.set", "pin.refused"),
     *("redis.open", "passwords.closed"),

@@ -85,6 +85,7 @@ class LightBoard:
         self.on_request: Callable[[LightBoard], None] | None = None
         self.console = ""
         self._resets = 0
+        self._resetting: asyncio.Task[None] | None = None
         self._flash = Flash()
         self._world: World = None  # type: ignore[assignment]
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -181,12 +182,15 @@ class LightBoard:
     def reset_soon(self, cause: str = "hard", after_s: float = 0.0) -> None:
         """Resets the board from within: asked for by a request, or by a fault."""
         loop = asyncio.get_running_loop()
+        if after_s:
+            loop.call_later(after_s, self.reset_soon, cause)
+        elif self.phase == "ready":
+            self.phase = "starting"  # from now on it serves nobody
+            self._resetting = loop.create_task(self._reset_itself(cause))
 
-        def begin() -> None:
-            if self.phase == "ready":
-                self._resetting = loop.create_task(self.reset(cause))
-
-        loop.call_later(after_s, begin)
+    async def _reset_itself(self, cause: str) -> None:
+        if self.phase == "starting":  # nobody has taken its power meanwhile
+            await self.reset(cause)
 
     async def power(self, on: bool) -> None:
         if on == (self.phase != "off"):
@@ -211,6 +215,8 @@ class LightBoard:
         for timer in self._expiries.values():
             timer.cancel()
         self.phase = "off"
+        if self._resetting is not None:
+            self._resetting.cancel()
         self._hang_up()
         if self._server is not None:
             self._server.close()

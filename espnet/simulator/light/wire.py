@@ -101,6 +101,9 @@ class Wire(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[1] if peer else 0
         self._begin(_READING, _HEAD_S)
+        if self._board.phase != "ready":
+            self.transport.abort()  # it came before the port was closed
+            return
         refusal = self._board.let_in(self)
         if refusal:
             self.transport.write(refusal)
