@@ -40,9 +40,10 @@ def markdown(results: Mapping[str, Result]) -> str:
         same = results.get(PACED) if result.name in AT_A_PACE else ours
         base = same.polls_per_cpu_s if same else None
         first, *rest = (show(result) for show in COLUMNS.values())
-        times = f"{base / result.polls_per_cpu_s:.2g} ×" if base and result.polls_per_cpu_s else "–"
+        times = base / result.polls_per_cpu_s if base and result.polls_per_cpu_s else None
+        how_often = _number(times, "{:.0f} ×" if times and times >= 10 else "{:.2g} ×")
         title = f"**{result.title}**" if result is ours else result.title
-        lines.append(f"| {' | '.join([title, first, times, *rest])} |")
+        lines.append(f"| {' | '.join([title, first, how_often, *rest])} |")
     if measured:
         it = measured[0]
         lines += [

@@ -112,10 +112,12 @@ def test_the_table_says_how_many_times_as_much_and_whether_that_is_enough() -> N
             HEADLINE: result(HEADLINE, 30_000, redis_round_trips_per_poll=0.02),
             "prometheus": result("prometheus", 10_000),
             "collectd": result("collectd", 1_000),
+            "old": result("old", 240, title="The 2021 design"),
             "naive": Result(name="naive", title="Naive", does="x", measured_on="", skipped="why"),
         }
     )
     assert "| Prometheus | 10,000 | 3 × |" in text
+    assert "| The 2021 design | 240 | 125 × |" in text
     assert "| times Prometheus | ≥ 3.5 | 3.0 | **no** |" in text
     assert "| times Collectd | ≥ 8 | 30.0 | yes |" in text
     assert "| Redis round trips a poll | ≤ 0.05 | 0.02 | yes |" in text
