@@ -14,7 +14,7 @@ import struct
 import usocket
 from _pads import end, get32, load, mem, put32
 from micropython import const
-from utime import sleep_ms, ticks_us
+from utime import ticks_us
 
 _PHASE = const(1)
 _ANY_FAULT = const(4)
@@ -81,14 +81,7 @@ class Stream(_Source):
             address = getaddrinfo(*address[:2])[0][-1]
         self.address = address
         self.s.setsockopt(1, 2, 1)
-        for left in range(99, -1, -1):
-            try:
-                return self.s.bind(address)
-            except OSError as e:
-                # The host may hold the port a moment longer than a chip that was reset would.
-                if e.errno != 98 or not left:
-                    raise
-            sleep_ms(10)
+        self.s.bind(address)
 
     def listen(self, backlog=5):
         self.backlog = backlog
