@@ -52,6 +52,8 @@ def _become_board(micropython: ModuleType, order: dict[str, Any], zygote: int) -
         os._exit(1)
     _LIBC.prctl(_PR_SET_NAME, f"board {order['start']}".encode(), 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # How a board resets itself (hardware/_pads.py). The kernel logs an unhandled SIGSEGV, and no abort.
+    _LIBC.signal(signal.SIGSEGV, _LIBC.abort)
     if "tty" in order:
         os.setsid()  # the first terminal that is opened now is the one whose Ctrl-C is ours
         files = (os.open(order["tty"], os.O_RDWR),) * 3
