@@ -14,9 +14,9 @@ from .requesting import form
 
 GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"
 
-#: Eats the heap until as many bytes are free as the first number in the file `leave` says; without one,
-#: nothing. With links of the second number's size: small ones leave the rest in one piece, larger ones
-#: leave the holes in which they have no place, too. A chain, because a list that grows would stop early.
+#: Eats the heap until as many bytes are free as the file `leave` says; without a number, nothing. With "all"
+#: it eats everything, gives every other piece back, and takes the large ones again: what is left is in small
+#: pieces, however the heap looked before. A chain, because a list that grows would stop early.
 EATER = """
 async def eat():
     chain = None
@@ -35,12 +35,23 @@ async def eat():
             chain = None
             gc.collect()
             try:
-                if leave:
-                    count, size = [int(word) for word in leave.split()]
-                    while gc.mem_free() > count:
-                        chain = [chain, bytearray(size)] if size else [chain]
+                while leave and (leave == "all" or gc.mem_free() > int(leave)):
+                    chain = [chain, bytearray(620) if leave == "all" else None]
             except MemoryError:
                 pass
+            if leave == "all":
+                link = chain
+                while link:
+                    link[1] = None
+                    link = link[0] and link[0][0]
+                link = None
+                gc.collect()
+                try:
+                    while True:
+                        chain = [chain, bytearray(700)]
+                except MemoryError:
+                    pass
+                gc.collect()
             eaten = leave
             print("left:", leave, gc.mem_free())
 
@@ -66,9 +77,9 @@ def eaten(make_board) -> Board:
     return board
 
 
-def leave(board: Board, count: int | None, size: int = 0) -> None:
-    """Returns when the heap is eaten up to ``count`` bytes by links of ``size``, or given back."""
-    text = "" if count is None else f"{count} {size}"
+def leave(board: Board, count: int | str | None) -> None:
+    """Returns when the heap is eaten up to ``count`` bytes, or but for small pieces, or given back."""
+    text = "" if count is None else str(count)
     done = board.console.count("left:")
     (board.flash / "leave.new").write_text(text)
     (board.flash / "leave.new").rename(board.flash / "leave")
@@ -123,7 +134,7 @@ def test_a_heap_in_small_pieces_is_short(eaten: Board) -> None:
     """Free heap in pieces too small for a request is none, however much it is in all."""
     with connect(eaten) as client:
         assert b" 200 " in status_on(client)
-        leave(eaten, FLOOR + 1000, size=800)  # no room for one more of these, and so for no request
+        leave(eaten, "all")
         until(lambda: turned_away(eaten) and measured(client) > FLOOR)
         leave(eaten, FLOOR + 4000)
         until(lambda: not turned_away(eaten))
