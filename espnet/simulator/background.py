@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -17,7 +18,7 @@ _T = TypeVar("_T")
 _Board = TypeVar("_Board")
 
 
-class Background(Generic[_Board]):
+class Background(ABC, Generic[_Board]):
     """A sequence of boards that live on ``loop``. What it is made of says how to begin and to end them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
@@ -25,13 +26,13 @@ class Background(Generic[_Board]):
         self._thread = threading.Thread(target=loop.run_forever, name=name, daemon=True)
         self._boards: list[_Board] = []
 
+    @abstractmethod
     def _begin(self) -> list[_Board]:
         """Starts the boards, by `run`."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _end(self) -> None:
         """Ends whatever `_begin` began."""
-        raise NotImplementedError
 
     def start(self) -> Self:
         """Returns when every board answers."""

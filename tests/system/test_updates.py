@@ -273,15 +273,15 @@ def test_a_bad_version_is_stopped_at_the_second_wave_too(
     without it."""
     boards = own_boards(3)
     names = world.register(*boards)
-    # Boards that were not heard of for three intervals would be the last, in whatever order they are named.
-    for name in names:
-        world.espcli("device", name, "interval", "60")
     new = version_of(tmp_path, "7.0")
     # What only one board has, and the new version does not read any more.
     boards[1].set(dht={4: (20.0, 40.0)})
     world.espcli("device", "b1", "add_dht22", "air", "4")
     updating.change(new, "measure.py", "def dht22(", "def dht(")
-    world.espcli("device", "b1", "update")
+    # Boards that were not heard of for three intervals would be the last, in whatever order they are named.
+    for name in names:
+        world.espcli("device", name, "interval", "60")
+        world.espcli("device", name, "update")
     err = world.espcli("update", *names, "--to", str(new), *QUICK, code=1)
     assert "DHT22 air" in err
     found = status(world)
