@@ -64,7 +64,13 @@ async def stay_connected():
             print("wifi: lost", ssid)
             address = ""
             proves = False
-        if not await rarely.once("joining").join_any(pause_s):
+        try:
+            joined = await rarely.once("joining").join_any(pause_s)
+        except MemoryError:
+            # Clients at our own access point may have all of it. That is no crash, and it passes.
+            joined = False
+            await asyncio.sleep(pause_s)
+        if not joined:
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
         gc.collect()
 

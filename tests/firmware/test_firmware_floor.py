@@ -15,8 +15,8 @@ from .requesting import form
 GET = b"GET / HTTP/1.1\r\nHost: board\r\n\r\n"
 
 #: Eats the heap until as many bytes are free as the file `leave` says; without a number, nothing. With "all"
-#: it eats everything, gives every other piece back, and takes the large ones again: what is left is in small
-#: pieces, however the heap looked before. A chain, because a list that grows would stop early.
+#: it eats everything, gives every other piece back, and takes each large one as it comes: what is left is in
+#: small pieces, however the heap looked before. A chain, because a list that grows would stop early.
 EATER = """
 async def eat():
     chain = None
@@ -39,19 +39,17 @@ async def eat():
                     chain = [chain, bytearray(620) if leave == "all" else None]
             except MemoryError:
                 pass
-            if leave == "all":
-                link = chain
-                while link:
-                    link[1] = None
-                    link = link[0] and link[0][0]
-                link = None
-                gc.collect()
-                try:
-                    while True:
-                        chain = [chain, bytearray(700)]
-                except MemoryError:
-                    pass
-                gc.collect()
+            link = chain if leave == "all" else None
+            while link:
+                link[1] = None
+                link = link[0] and link[0][0]
+            gc.collect()
+        try:
+            while leave == "all":
+                chain = [chain, bytearray(700)]
+        except MemoryError:
+            pass
+        if leave != eaten:
             eaten = leave
             print("left:", leave, gc.mem_free())
 

@@ -83,6 +83,26 @@ def test_a_wrong_password_costs_no_more_than_the_next_network(make_board) -> Non
     tells_no_secret(board)
 
 
+def test_no_memory_to_look_for_a_network(make_board) -> None:
+    """Clients at the board's own access point may have all memory just when it looks for a network: it looks
+    again later, and that is no crash."""
+    full = (
+        "import asyncio\n",
+        "import asyncio\nimport os\nif 'full' in os.listdir():\n    print('full')\n"
+        "    raise MemoryError('nothing left')\n",
+    )
+    board = make_board(replace={"joining.py": [full]})
+    (board.flash / "full").touch()
+    put(board, {"wifi": [HOME]})
+    board.set(wifi=[HOME])
+    board.reset()
+    until(lambda: board.console.count("full") > 1)
+    (board.flash / "full").unlink()
+    joined(board, "home")
+    assert "Traceback" not in board.console
+    assert ask(board, "GET", "/details").json["crash"] is None
+
+
 def test_networks_are_tried_in_order(make_board) -> None:
     """The first network of the list that is there is the one; when it goes, the next one takes over."""
     board = start(make_board, [GARDEN, HOME], wifi=[HOME, GARDEN], country="AT", hostname="porch")
