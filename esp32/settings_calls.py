@@ -49,42 +49,52 @@ def take(request):
         raise Refusal(413, f"settings may have {_BODY_MAX} bytes at most")
     if request.kind not in (b"application/json", b"", b"application/x-www-form-urlencoded"):
         raise Refusal(400, "the body must be application/json")
-    try:
-        new = json.loads(b"".join(request.body))
-    except ValueError:
-        new = None
-    request.body = ()
     # Whoever writes settings has the page open, or has just logged in. What these needed makes room: to
-    # check settings takes the memory for two modules more, and for settings old and new.
+    # check settings takes the memory for a module more, and for the settings. There is none for old and new
+    # ones at once, so of the old ones stays only what may be kept.
     while rarely.used:
         rarely.drop()
+    # What was put there and waits for a restart is the newest, though it is not in use yet.
+    kept = [_passwords(file) for file in ("settings.json", settings.file or "")]
+    text = b"".join(request.body)
+    request.body = ()
+    try:
+        new = json.loads(text)
+    except ValueError:
+        new = None
+    text = None
     if not isinstance(new, dict):
         raise Refusal(400, "the body must be one JSON object")
-    # What was put there and waits for a restart is the newest; it may not be in use yet.
-    choosing = rarely.once("choosing")
-    for file in ("settings.json", settings.file or ""):
-        present = flash.load(file, {})
-        if not choosing.problem(present):  # damaged ones have none, and must not be in the way
-            _keep_passwords(new, present)
-    what = choosing.problem(new)
+    for networks, point in kept:
+        _keep(new, networks, point)
+    kept = networks = point = None
+    what = rarely.once("rules").problem(new)
     if what:
         raise Refusal(422, what, what.partition(" ")[0])
     try:
-        choosing.replace(new, wifi.proves)
+        rarely.once("choosing").replace(new, wifi.proves)
     except OSError as error:
         raise Refusal(503, f"the settings could not be kept on flash: {error}")
 
 
-def _keep_passwords(new, present):
+def _passwords(file):
+    """(networks, access point) of a file of settings; of a damaged one none, and it is not in the way."""
+    present = flash.load(file, {})
+    if rarely.once("rules").problem(present):
+        present = {}
+    return present.get("wifi", ()), present.get("ap")
+
+
+def _keep(new, networks, point):
     """Where a password of `new` is true, put the present one; false is that of an open network."""
-    networks = new.get("wifi")
-    for entry in networks if isinstance(networks, list) else ():
+    wanted = new.get("wifi")
+    for entry in wanted if isinstance(wanted, list) else ():
         if isinstance(entry, dict):
             if entry.get("password") is False:
                 entry["password"] = ""
-            for known in present.get("wifi", ()):
+            for known in networks:
                 if entry.get("password") is True and known.get("ssid") == entry.get("ssid"):
                     entry["password"] = known.get("password", "")
-    point = new.get("ap")
-    if isinstance(point, dict) and point.get("password") is True and "ap" in present:
-        new["ap"] = present["ap"]
+    wanted = new.get("ap")
+    if point and isinstance(wanted, dict) and wanted.get("password") is True:
+        new["ap"] = point

@@ -1,5 +1,7 @@
 """What the firmware's tests ask a board by the thousand, and what they see of its heap then."""
 
+import socket
+
 from .firmware_client import Board, ask, free_bytes
 
 
@@ -7,6 +9,20 @@ def form(path: str, body: bytes, *headers: str) -> bytes:
     """A POST with its length."""
     lines = [f"POST {path} HTTP/1.1", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+def answer_on(client: socket.socket, request: bytes) -> bytes:
+    """One request on an open connection; its whole answer."""
+    client.sendall(request)
+    answer = client.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert answer, request
+    left = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]) - len(body)
+    while left > 0:
+        piece = client.recv(left)
+        assert piece, answer
+        left -= len(piece)
+    return answer
 
 
 #: What well-behaved clients ask, about as often as they do.

@@ -20,7 +20,7 @@ from espnet.simulator.fleet import Board
 
 from .digest_client import Person, claim_by_hand
 from .firmware_client import ask, connect, free_bytes, levels, raw, statuses, until
-from .requesting import GOOD, form, settled
+from .requesting import GOOD, answer_on, form, settled
 from .test_firmware_http import HASTY
 
 REQUESTS = 10_000
@@ -54,20 +54,6 @@ def heap(board: Board) -> tuple[int, int]:
     until(lambda: board.console.count("max free sz") > seen)
     used, free = re.findall(r"max blk sz: (\d+), max free sz: (\d+)", board.console)[-1]
     return int(free) * BLOCK, int(used) * BLOCK
-
-
-def answer_on(client: socket.socket, request: bytes) -> bytes:
-    """One request on an open connection; its whole answer."""
-    client.sendall(request)
-    answer = client.recv(65536)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert answer, request
-    left = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]) - len(body)
-    while left > 0:
-        piece = client.recv(left)
-        assert piece, answer
-        left -= len(piece)
-    return answer
 
 
 CALLS = [(b"GET", b"/", b""), (b"GET", b"/?fence=5", b"")] * 5 + [

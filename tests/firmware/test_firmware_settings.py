@@ -12,8 +12,9 @@ from espnet.simulator import Fleet
 from espnet.simulator.fleet import Board
 
 from .digest_client import Person, claim_by_hand
-from .firmware_client import ask, until
+from .firmware_client import WRITABLE, ask, connect, until
 from .networking import GARDEN, HOME, SECRETS, joined, on_flash, pass_time, put, tells_no_secret
+from .requesting import answer_on
 
 FULL: dict[str, Any] = {
     "hostname": "porch",
@@ -164,6 +165,27 @@ def test_the_board_takes_what_the_host_lets_pass(make_board) -> None:
     assert ask(board, "POST", "/settings", {"later": {"secret": "battery staple"}}).status == 200
     board.reset()
     assert shown(board) == {}
+
+
+def test_there_is_room_for_large_settings(make_board) -> None:
+    """A board that is in no network, and so was reached at its own access point, checks settings of nearly
+    2 KB while the page that sends them is open."""
+    board = make_board(compiled=True)
+    names = [f"{n}{'x' * 60}.example.org" for n in range(8)]
+    put(board, {"names": names})
+    board.reset()
+    new = {
+        "names": names,
+        "wifi": [{"ssid": f"{n}" * 32, "password": ""} for n in range(1, 9)],
+        "pins": {f"{pin}": {"safe": "high", "pull": "down"} for pin in WRITABLE},
+    }
+    text = json.dumps(new, separators=(",", ":"))
+    assert 1700 < len(text) < 2048
+    with connect(board) as page:
+        for _ in range(30):
+            for path in (b"/ui", b"/details", b"/settings"):
+                assert b" 200 " in answer_on(page, b"GET %s HTTP/1.1\r\n\r\n" % path)
+            assert ask(board, "POST", "/settings", text.encode()).status == 200
 
 
 def test_only_who_may_control_changes_settings(make_board) -> None:

@@ -164,6 +164,7 @@ def test_the_good_settings_networks_are_tried_too(make_board) -> None:
     board.set(speed=30)
     joined(board, "home")
     boots = board.boots
+    board.set(speed=1)
     assert ask(board, "GET", "/details").json["name"] == "new"
     board.set(speed=100)
     until(lambda: board.boots == boots + 1, 30)
