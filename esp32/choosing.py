@@ -1,4 +1,4 @@
-"""Which settings are in use: chosen at boot, proved, put aside, replaced. Loaded for that, and dropped.
+"""Which settings are in use: chosen at boot, proved, put aside, kept. Loaded for that, and dropped.
 
 settings.py has what these words mean.
 """
@@ -93,14 +93,11 @@ def put_aside():
     hardware.restart()
 
 
-def replace(new, proves):
-    """Put right settings on flash, for the next boot; those in use stay so until then.
-
-    Raises OSError when the flash is full; the old ones stay.
+def keep(proves):
+    """Before others are put in their place: those in use stay so until the next boot, and those that did
+    prove good stay the way back.
     """
     if settings.unproved and proves:
         prove()
     if settings.file == FILE and flash.load(FILE, {}) == flash.load(GOOD, {}):
         settings.file = GOOD
-    flash.save(FILE, new)
-    settings.unproved = False

@@ -11,8 +11,8 @@ within ten minutes, while there are others that did, are put aside as `settings.
 board starts anew with the good ones. Whatever the files hold, nothing here raises, and a sentence in
 `notices` says what is not in use and why. It never repeats a value: that might be a password.
 
-Memory is dear: what is needed later is read again from the file in use, and what chooses, proves and
-replaces is in choosing.py.
+Memory is dear: what is needed later is read again from the file in use, and what chooses and proves is
+in choosing.py.
 """
 
 import flash

@@ -51,9 +51,10 @@ def take(request):
         raise Refusal(400, "the body must be application/json")
     # Whoever writes settings has the page open, or has just logged in. What these needed makes room: to
     # check settings takes the memory for a module more, and for the settings. There is none for old and new
-    # ones at once, so of the old ones stays only what may be kept.
+    # ones at once: first what there is to do with the old ones.
     while rarely.used:
         rarely.drop()
+    rarely.once("choosing").keep(wifi.proves)
     # What was put there and waits for a restart is the newest, though it is not in use yet.
     kept = [_passwords(file) for file in ("settings.json", settings.file or "")]
     text = b"".join(request.body)
@@ -72,9 +73,10 @@ def take(request):
     if what:
         raise Refusal(422, what, what.partition(" ")[0])
     try:
-        rarely.once("choosing").replace(new, wifi.proves)
+        flash.save("settings.json", new)
     except OSError as error:
         raise Refusal(503, f"the settings could not be kept on flash: {error}")
+    settings.unproved = False
 
 
 def _passwords(file):
