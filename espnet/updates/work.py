@@ -106,5 +106,5 @@ class Work:
 
 
 def is_away(error: BoardError) -> bool:
-    """Whether the board was not there, or had no room for us, rather than said no."""
-    return error.kind in AWAY or error.status == 503
+    """Whether the board was not there, had no room for us or did not hear us out, rather than said no."""
+    return error.kind in AWAY or error.status in (408, 503)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -239,9 +240,17 @@ def test_a_bad_version_is_rolled_back_and_halts_the_fleet(
     # What only the board's own patience ends: its watchdog's, and that of a trial in which it has no memory
     # left to be told that it is over.
     speed = {updating.hangs_at_start: 30, updating.eats_the_heap: 6}.get(spoil, 1)
-    for board in boards:
-        board.set(speed=speed)
-    err = world.espcli("update", "--all", "--to", str(bad), *QUICK, code=1)
+    boots = [board.boots for board in boards]
+
+    def hurry() -> None:
+        wait_for("a restart", lambda: [board.boots for board in boards] != boots, UPDATE_S)
+        for board in boards:
+            board.set(speed=speed)
+
+    with ThreadPoolExecutor(1) as beside:
+        hurried = beside.submit(hurry)
+        err = world.espcli("update", "--all", "--to", str(bad), *QUICK, code=1)
+        hurried.result()
     assert "went back" in err
     found = status(world)
     assert found["state"] == "halted"
@@ -375,6 +384,26 @@ def test_answers_that_are_lost_change_nothing(
         way.lose(lost, 2)
         world.espcli("update", "porch", "--to", str(new), *QUICK)
         assert way.losses < 2
+    assert on_board(board) == build_of(new)
+    assert told(board)["boots"] == 2
+
+
+@pytest.mark.parametrize(
+    "late", [b"GET /update", b"PUT /update?fence", b"PUT /update?file", b"do=switch", b"do=confirm"]
+)
+def test_a_board_that_did_not_hear_us_out_has_not_said_no(
+    world: World, own_boards: Boards, tmp_path: Path, late: bytes
+) -> None:
+    """A request may take so long on a bad line that the board answers 408: it is made again."""
+    (board,) = own_boards(1)
+    with Way(board) as way:
+        world.espcli("register", way.address, "porch")
+        new = version_of(tmp_path, "7.0", all_files=True)
+        board.set(speed=10)  # or it would wait for 5 s
+        way.delay(late)
+        world.espcli("update", "porch", "--to", str(new), "--minutes", "5", "--settle", "1")
+        assert way.delays == 0
+    assert any(request.status == 408 for request in board.requests)
     assert on_board(board) == build_of(new)
     assert told(board)["boots"] == 2
 

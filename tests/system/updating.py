@@ -104,13 +104,15 @@ def wait_state(world: World, name: str, *states: str) -> dict[str, Any]:
 
 
 class Way(socketserver.ThreadingTCPServer):
-    """The way to a board. The answers to requests that begin with ``lost`` do not come, so often."""
+    """The way to a board. The answers to requests that hold ``lost`` do not come, so often; of requests that
+    hold ``late`` only the first line arrives, so often."""
 
     daemon_threads = True
 
     def __init__(self, board: Board) -> None:
         super().__init__(("127.0.0.1", 0), _Traveller)
         self.port, self.lost, self.losses = board.port, b"-", 0
+        self.late, self.delays = b"-", 0
         self.address = f"127.0.0.1:{self.server_address[1]}"
         self.asked: list[bytes] = []
         self.on_request: Callable[[bytes], None] = lambda request: None
@@ -118,6 +120,9 @@ class Way(socketserver.ThreadingTCPServer):
 
     def lose(self, what: bytes, times: int = 1) -> None:
         self.lost, self.losses = what, times
+
+    def delay(self, what: bytes, times: int = 1) -> None:
+        self.late, self.delays = what, times
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
@@ -141,6 +146,9 @@ class _Traveller(socketserver.BaseRequestHandler):
                 if way.losses and way.lost in data:
                     way.losses -= 1
                     self._is_lost = True
+                if way.delays and way.late in data:
+                    way.delays -= 1
+                    data = data[: data.index(b"\r\n") + 2]
                 on.sendall(data)
             on.shutdown(socket.SHUT_WR)
             back.join()
