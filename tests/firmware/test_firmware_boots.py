@@ -148,14 +148,15 @@ def test_a_board_that_starves_is_reset(make_board) -> None:
 async def eat():
     await asyncio.sleep_ms(300)
     chain = None
-    try:
-        while True:
-            chain = (chain, bytearray(512))
-    except MemoryError:
-        pass
-    for _ in range(4):
-        chain = chain[0]
-    await asyncio.sleep_ms(100000000)
+    while True:  # again and again: what others give back is eaten, too
+        try:
+            while True:
+                chain = (chain, bytearray(512))
+        except MemoryError:
+            pass
+        for _ in range(4):
+            chain = chain[0]
+        await asyncio.sleep_ms(5000)
 
 
 async def tick():"""
