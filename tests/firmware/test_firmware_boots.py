@@ -156,6 +156,7 @@ async def eat():
             pass
         for _ in range(4):
             chain = chain[0]
+        print("eaten")
         await asyncio.sleep_ms(5000)
 
 
@@ -167,6 +168,9 @@ async def tick():"""
     ]
     began = time.monotonic()
     board = make_board({"app.py": changes}, speed=60)
+    until(lambda: "eaten" in board.console)
+    with contextlib.suppress(OSError):  # a board that nobody asks does not even look at its memory
+        raw(board, b"GET / HTTP/1.1\r\n\r\n")
     until(lambda: board.reset_cause == "watchdog", 40)
     assert time.monotonic() - began > 540 / 60
 
