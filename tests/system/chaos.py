@@ -355,7 +355,10 @@ class Chaos:
                 if request.method == "POST" and not request.fence:
                     continue  # somebody in the house, who asks nobody
                 if request.at_s < until_s:
-                    found.append(f"{name}: {request} during {last}")
+                    near = [r for r in board.requests if abs(r.at_s - request.at_s) < 3]
+                    found.append(
+                        f"{name}: {request} during {last}, at {self._at(request.at_s)}, of {near}"
+                    )
                 began_s = asked_s.pop(request.connection, request.at_s)
                 if request.status == 401:
                     asked_s[request.connection] = began_s

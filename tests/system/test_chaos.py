@@ -31,7 +31,8 @@ def live_through(redis: RedisProcess, folder: Path, seed: int, seconds: float) -
             chaos.run(seconds)
             for run in world.runs:
                 run.require_good_log()
-            assert chaos.overlaps() == [], chaos.done
+            overlaps = chaos.overlaps()
+            assert not overlaps, "\n".join(overlaps)
             assert chaos.gaps() == []
             assert chaos.wrong_pins() == []
             books = world.require_balance("file")
