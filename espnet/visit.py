@@ -253,10 +253,12 @@ class Target:
         claim: Claim,
         clock: Clock,
         timeout_s: float,
+        began: float,
         asked: "Asked[tuple[Claim, Target]] | None" = None,
     ) -> Sight:
-        """What the board and its sensors say; raises `BoardError` when the board says nothing, and, where
-        there is a password for it, when it does not prove that it knows that.
+        """What the board and its sensors say, in a visit that ``began`` then (monotonic seconds); raises
+        `BoardError` when the board says nothing, and, where there is a password for it, when it does not
+        prove that it knows that.
 
         A board that knows leases is shown the fence, which renews them all, and takes the password.
         Whether it knows them is known from its last answer; 2021 firmware knows no path with a query, and
@@ -267,7 +269,6 @@ class Target:
         """
         query, is_plain_enough = self._query(claim)
         address = self.device.address
-        began = asked.began if asked else clock.monotonic()
         end = began + 2 * timeout_s
         begun = asked.begun() if asked else None
         try:

@@ -1,12 +1,17 @@
 """Laws of `espnet.board.round`: many boards asked at once are asked as `Link.exchange` asks one."""
 
 import asyncio
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 
 import pytest
 import uvloop
-from board_wire import Say, Wire, answer, board_id, no_leak, run_on, status_body
+from asking import TIMEOUT_S
+from board_wire import Say, Wire, answer, board_id, eventually, no_leak, run_on, status_body
 
 from espnet.board.calls import GET_BASIC
 from espnet.board.link import Answer, Link, StaleConnection, request_bytes
@@ -277,3 +282,56 @@ def test_a_round_that_is_given_up_leaves_no_connection_with_an_answer_to_come(
     with Wire() as wire:
         wire.scripts.clear()
         run(main())
+
+
+def test_a_board_is_not_asked_that_would_have_much_less_time(run: Run) -> None:
+    """The process stood still while it asked: nothing is sent to the rest, and their links stay free."""
+
+    async def main() -> None:
+        links, clock = await opened(wire), ManualClock(1000.0)
+        round_: Round[str] = Round(clock, PATIENCE_S)
+        first, *rest = HOSTS
+        clock.advance(0.2 * PATIENCE_S)
+        assert round_.ask(links[first], request(links[first]), first)
+        clock.advance(0.1 * PATIENCE_S)
+        for host in rest:
+            assert not round_.ask(links[host], request(links[host]), host)
+            assert not links[host].is_busy
+        assert [asked.key for asked in await ended(round_)] == [first]
+        round_.close()
+        close(links)
+
+    with Wire() as wire:
+        wire.scripts.clear()
+        run(main())
+        assert [len(wire.requests[host]) for host in HOSTS] == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("how", ["round", "exchange"])
+def test_what_came_while_the_process_stood_still_is_an_answer(how: str) -> None:
+    """Nobody listened until the time was over. That is not the boards' fault: they are not lost."""
+    with Wire() as wire:
+        wire.scripts.clear()
+        asker = subprocess.Popen(
+            [sys.executable, "-m", "tests.asking", how, *map(wire.address, HOSTS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with asker:
+            assert asker.stdin
+            assert asker.stdout
+            assert asker.stdout.readline() == "open\n"
+            go = wire.hold_back()
+            asker.stdin.write("ask\n")
+            asker.stdin.flush()
+            eventually(lambda: wire.busy == len(HOSTS))
+            asker.send_signal(signal.SIGSTOP)
+            go.set()
+            eventually(lambda: not wire.busy)
+            over_s = time.monotonic() + TIMEOUT_S + 0.1
+            eventually(lambda: time.monotonic() > over_s)
+            asker.send_signal(signal.SIGCONT)
+            assert asker.communicate(timeout=PATIENCE_S)[0] == "open\n" * len(HOSTS)
+        assert asker.returncode == 0
+        assert [wire.connections[host] for host in HOSTS] == [1] * len(HOSTS)

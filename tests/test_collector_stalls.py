@@ -4,6 +4,7 @@ It may have been stopped (SIGSTOP), swapped out, or waiting for Redis: what it s
 """
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from board_wire import Wire
 from collecting import PATIENCE_S, collecting, polled, register, run, until
 
+from espnet.board.link import Link
 from espnet.clock import ManualClock
 from espnet.collector import Collector, Tick
 from espnet.model import Timer
@@ -53,6 +55,42 @@ def test_a_board_is_not_asked_when_its_lock_may_end_under_the_trip(
             assert await collector.tick(clock.now()) == Tick(ok=3)
             assert polled(store, clock) == {"0", "1", "2"}
 
+    run(main())
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+@pytest.mark.parametrize("way", ["begin", "exchange"], ids=["kept", "new"])
+def test_who_was_not_asked_before_it_stood_still_is_not_asked_after(
+    wire: Wire,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    asked: int,
+) -> None:
+    """In the middle of a batch, on kept connections as on new ones; nothing is said of the others' boards."""
+    clock, real, calls = ManualClock(), getattr(Link, way), itertools.count(1)
+
+    def call(*args: Any, **more: Any) -> Any:
+        found = real(*args, **more)
+        if next(calls) == asked:
+            clock.advance(TTL_S)
+        return found
+
+    async def main() -> None:
+        async with collecting(store, clock, timeout_s=0.3) as collector:
+            if way == "begin":
+                await collector.tick(clock.now())
+                wire.requests.clear()
+                clock.advance(10)
+            with monkeypatch.context() as patched:
+                patched.setattr(Link, way, call)
+                await collector.tick(clock.now())
+            assert len(wire.requests) == asked
+            assert all(view.fault is None for view in store.views())
+            assert await collector.tick(clock.now()) == Tick(ok=4 - asked)
+            assert [len(requests) for requests in wire.requests.values()] == [1] * 4
+
+    register(store, wire, clock, 4)
     run(main())
 
 

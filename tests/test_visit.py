@@ -80,7 +80,7 @@ class House:
         self.clock.advance(10)
         self.fence += 1
         claim = Claim(self.device, None, NOW, Grant("b1", "me:1", self.fence), jobs, self.memory)
-        sight = await self.target.read(claim, self.clock, TIMEOUT_S)
+        sight = await self.target.read(claim, self.clock, TIMEOUT_S, self.clock.monotonic())
         reading = sight.reading(poll_s=0.1, interval_s=10.0, collector="here")
         given = gather(self.target.looks(jobs), sight, reading, others)
         with capture_logs() as log:
@@ -307,7 +307,7 @@ def test_a_clock_that_was_set_back_is_decided_anew(wire: Wire) -> None:
             await house.visit(OFF)
         claim = Claim(house.device, None, NOW, Grant("b1", "me:1", 99), (OFF,), house.memory)
         house.clock.advance(10)
-        sight = await house.target.read(claim, house.clock, TIMEOUT_S)
+        sight = await house.target.read(claim, house.clock, TIMEOUT_S, house.clock.monotonic())
         await act(house.target, claim, sight, {}, house.lift_fence, house.clock, TIMEOUT_S)
         assert house.target.is_settled(claim, sight, {})
         sight.at -= 3600
@@ -351,7 +351,7 @@ def test_what_is_settled_is_decided_anew_when_its_input_changes_sides(
         memory = house.memory
         for _ in range(3):
             claim = Claim(house.device, None, NOW, Grant("b1", "me:1", 99), (HEATER,), memory)
-            sight = await house.target.read(claim, house.clock, TIMEOUT_S)
+            sight = await house.target.read(claim, house.clock, TIMEOUT_S, house.clock.monotonic())
             given = {"x.f": Input(90.0, sight.at, 10.0, "f")}
             new, _ = await act(
                 house.target, claim, sight, given, house.lift_fence, house.clock, TIMEOUT_S

@@ -30,6 +30,9 @@ from espnet.names import split_address
 #: What a board's head may add to its body.
 _MAX_RECEIVED_BYTES = MAX_ANSWER_BYTES + 8 * 1024
 _LET_GO = "was let go in the middle of a request"
+#: Who comes so much too late to the end of a time-out stood still meanwhile, in seconds; and gets so long to
+#: read what came.
+_STILL_S, _READ_S = 0.05, 0.01
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +52,34 @@ class StaleConnection(Exception):
 
 #: What came of one request.
 Outcome = Answer | BoardError | StaleConnection
+
+
+def _nothing() -> None:
+    pass
+
+
+class Deadline:
+    """Calls ``over`` at ``at``, in the loop's time.
+
+    A process that stood still (SIGSTOP, a suspended host) sees its timers before the answers that came
+    meanwhile. Those are read first: that nobody listened is not the boards' fault.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, at: float, over: Callable[[], object]
+    ) -> None:
+        self._loop, self._at, self._over = loop, at, over
+        self._timer = loop.call_at(at, self._come)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        self._over = _nothing  # who has this may be known by ``over``
+
+    def _come(self) -> None:
+        if self._loop.time() < self._at + _STILL_S:
+            self._over()
+        else:
+            self._timer = self._loop.call_later(_READ_S, self._over)
 
 
 def request_bytes(address: str, call: Call) -> bytes:
@@ -273,7 +304,7 @@ class _Wire(asyncio.Protocol):
             else:
                 answer.set_result(outcome)
 
-        timer = self._loop.call_at(deadline, self.expire)
+        timer = Deadline(self._loop, deadline, self.expire)
         try:
             self.begin(request, told)
             return await answer

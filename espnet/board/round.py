@@ -4,17 +4,19 @@ A poll is a write and a read; a task, a future and a timer of its own cost more 
 asks all boards of a batch in one go, and one coroutine takes their answers as they come.
 
 Invariants: those of `Link`. All boards are asked before any answer is taken, so that one deadline, from
-before the first of them, is nobody's longer one. Every board that was asked comes to an end, once: an answer,
-or what happened instead.
+before the first of them, is nobody's longer one; and who would have much less of it is not asked. Every board
+that was asked comes to an end, once: an answer, or what happened instead.
 """
 
 import asyncio
 from typing import Generic, TypeVar
 
-from espnet.board.link import Link, Outcome
+from espnet.board.link import Deadline, Link, Outcome
 from espnet.clock import Clock
 
 K = TypeVar("K")
+#: Nobody is asked any more when so much of the time-out has passed.
+_LATE = 0.25
 
 
 class Asked(Generic[K]):
@@ -50,14 +52,18 @@ class Round(Generic[K]):
         self._loop = asyncio.get_running_loop()
         self.clock, self.began = clock, clock.monotonic()
         self.deadline = self._loop.time() + timeout_s
-        self._timer = self._loop.call_at(self.deadline, self._expire)
+        self._late = self.began + _LATE * timeout_s
+        self._timer = Deadline(self._loop, self.deadline, self._expire)
         self._all: list[Asked[K]] = []
         self._left = 0
         self._ended: list[Asked[K]] = []
         self._wake: asyncio.Future[None] | None = None
 
     def ask(self, link: Link, request: bytes, key: K) -> bool:
-        """Asks a board on its kept connection; False where there is none."""
+        """Asks a board on its kept connection; False where there is none, or too little time, because this
+        process stood still."""
+        if self.clock.monotonic() > self._late:
+            return False
         asked = Asked(self, link, key)
         if not link.begin(request, asked.told):
             return False

@@ -125,8 +125,7 @@ class Trips:
         ended: list[Poll],
         locked_until: float,
     ) -> None:
-        """Visits the boards of a batch; each poll joins ``ended`` as it ends. No board is asked whose lock
-        could end under its trip: Redis was slow, or this process stood still, and somebody else may be there.
+        """Visits the boards of a batch; each poll joins ``ended`` as it ends.
 
         In the steady state of a fleet a visit is one answer on a kept connection, of which nothing follows:
         this coroutine takes all of those. What needs more gets a task of its own.
@@ -135,7 +134,7 @@ class Trips:
         async def long_way(*trip: Any) -> None:
             ended.append(await self._trip(*trip))
 
-        if self._clock.monotonic() > locked_until - 3 * self._timeout_s:
+        if self._is_late(self._clock.monotonic(), locked_until):
             ended += [Poll(claim.grant, self._clock.now()) for claim in claims]
             return
         tasks = []
@@ -160,6 +159,11 @@ class Trips:
         for task in tasks:
             await task
 
+    def _is_late(self, began: float, locked_until: float) -> bool:
+        """Whether a board's lock could end under a trip that ``began`` then: Redis was slow, or this process
+        stood still, and somebody else may be there."""
+        return began > locked_until - 3 * self._timeout_s
+
     # --- one trip -------------------------------------------------------------------------------
 
     async def _trip(
@@ -172,12 +176,14 @@ class Trips:
     ) -> Poll:
         """A whole trip; with ``asked``, and maybe ``sight``, what is left of it after `_glance`."""
         began = asked.began if asked else self._clock.monotonic()
+        if asked is None and self._is_late(began, target.locked_until):
+            return Poll(claim.grant, self._clock.now())
         if target.is_locked_out:
             # Another collector may have the key. Nothing is asked, and nothing is said of the board.
             return Poll(claim.grant, self._clock.now() + LOCKED_OUT_S)
         try:
             if sight is None:
-                sight = await target.read(claim, self._clock, self._timeout_s, asked)
+                sight = await target.read(claim, self._clock, self._timeout_s, began, asked)
                 if target.pace is not None or not pace.is_well(
                     sight.answer_s, sight.status.mem_free, target.slow_s
                 ):
