@@ -291,7 +291,7 @@ def test_a_board_is_not_asked_that_would_have_much_less_time(run: Run) -> None:
         links, clock = await opened(wire), ManualClock(1000.0)
         round_: Round[str] = Round(clock, PATIENCE_S)
         first, *rest = HOSTS
-        clock.advance(0.2 * PATIENCE_S)
+        clock.advance(0.05 * PATIENCE_S)
         assert round_.ask(links[first], request(links[first]), first)
         clock.advance(0.1 * PATIENCE_S)
         for host in rest:

@@ -16,7 +16,7 @@ from espnet.clock import Clock
 
 K = TypeVar("K")
 #: Nobody is asked any more when so much of the time-out has passed.
-_LATE = 0.25
+_LATE = 0.1
 
 
 class Asked(Generic[K]):
