@@ -161,6 +161,8 @@ class Chaos:
             time.sleep(min(self.luck.expovariate(4), end_s - now_s))  # things happen now and then
         for run in list(self._stopped):
             self._go_on(run)
+        for board in self.fleet:
+            board.clear()  # some are to fail a dozen times more, each time after a longer pause
         self.ended_s = time.monotonic()
         self._until_none_is("wrong", self._wrong_now, 2 * MOST_S)
         since_s = time.monotonic()
