@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from firmware.digest_client import claim_by_hand
 from firmware.firmware_client import ask, until
-from firmware.networking import pass_time
+from firmware.networking import pass_time, passing
 from firmware.updating import act, stage
 from firmware.updating import switch as put_on_trial
 
@@ -151,6 +151,7 @@ def in_access_point(board: Board, page: Any, go: Callable[[], None]) -> None:
     (board.flash / "settings.good.json").unlink(missing_ok=True)  # or its networks are tried, too
     configure(board, hostname="porch", wifi=wifi, ap={"password": "for the phone"})
     pass_time(board, 6)
+    passing(board, lambda: board.network["ap"])
     opened(board, page, go)
     expect(page.get_by_text("opened an access point")).to_be_visible()
 
@@ -335,7 +336,7 @@ def test_the_way_into_a_network(board, visit) -> None:
     form.get_by_label("Password").first.fill("not the right one")
     button(page, "Save").click()
     expect(button(page, "Restart now")).to_be_visible()
-    pass_time(board, 1.5)  # the longest pause between two attempts, and these
+    passing(board, lambda: board.network["ssid"])
     expect(page.locator("#wifi")).to_have_text(f"garden · 127.0.0.1, {HOSTILE}: not found")
     expect(page.locator("#network")).to_have_text("good")
     pass_time(board, 1.5)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ def pass_time(board: Board, minutes: float, speed: float = 600) -> None:
     ends_s = board.time_s + minutes * 60
     while board.time_s < ends_s:
         time.sleep(0.02)
+    board.set(speed=1)
+
+
+def passing(board: Board, what: Callable[[], object], speed: float = 60) -> None:
+    """Lets the board's time pass quickly until this is true: its process may not run while it passes."""
+    board.set(speed=speed)
+    until(what)
     board.set(speed=1)
 
 

@@ -339,8 +339,10 @@ class Chaos:
                 if after_s - before_s > MAX_BACKOFF_S + MOST_S or not self._is_reasonable(
                     name, before_s, after_s, MOST_S
                 ):
+                    near = [r for r in board.requests if before_s - 30 < r.at_s <= after_s]
                     found.append(
-                        f"{name} was not polled for {after_s - before_s:.1f} s, at {self._at(before_s)}"
+                        f"{name} was not polled for {after_s - before_s:.1f} s, at {self._at(before_s)}; "
+                        f"it failed, or was said to, {self._ago(name)}, of {near}"
                     )
         return found
 
@@ -385,6 +387,13 @@ class Chaos:
                     )
                 level, since_s = now, at_s
         return found
+
+    def _ago(self, name: str) -> list[tuple[float, float]]:
+        """The board's reasons, from when to when, in seconds of the run."""
+        return [
+            (round(from_s - self.began_s, 1), round(to_s - self.began_s, 1))
+            for from_s, to_s in self.reasons_of[name] + self._said_of(name)
+        ]
 
     def _at(self, at_s: float) -> str:
         near = [f"{t - self.began_s:.1f} {what}" for t, what in self.done if -9 < t - at_s < 9]

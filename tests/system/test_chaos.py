@@ -33,7 +33,8 @@ def live_through(redis: RedisProcess, folder: Path, seed: int, seconds: float) -
                 run.require_good_log()
             overlaps = chaos.overlaps()
             assert not overlaps, "\n".join(overlaps)
-            assert chaos.gaps() == []
+            gaps = chaos.gaps()
+            assert not gaps, "\n".join(gaps)
             assert chaos.wrong_pins() == []
             books = world.require_balance("file")
             assert books["accepted"] > 0

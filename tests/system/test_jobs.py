@@ -39,7 +39,7 @@ def test_a_heater_holds_its_temperature_for_a_day(world: World, fresh: list[Boar
     """For a day of the room the temperature stays within the target's band and what the room can move
     between two polls; the heater starts and stops several times, and no lease runs out."""
     board = fresh[0]
-    interval_s, speed, band, hours = 0.1, 8640.0, 0.5, 24.0
+    interval_s, speed, band, hours = 0.1, 4320.0, 0.5, 24.0
     outside, power, constant_h = 5.0, 4.0, 8.0
     set_up(world, board, "porch", 20)
     world.espcli("device", "porch", "interval", str(interval_s))
