@@ -70,7 +70,7 @@ class Chaos:
         with some.open("w") as file:
             for board, name in list(zip(self.fleet, self.names, strict=True))[: self._claimed]:
                 file.write(f"{board.address} {name}\n")
-        self.world.espcli("register_all", str(some), ESPNET_TIMEOUT="5")
+        self.world.espcli("register_all", str(some))
         with self.world.store() as store:
             for number, (board, name) in enumerate(zip(self.fleet, self.names, strict=True)):
                 if number >= self._claimed:

@@ -157,7 +157,12 @@ class World:
     # --- commands -------------------------------------------------------------------------------
 
     def espcli(self, *words: str, code: int = 0, **settings: str) -> str:
-        """Runs a command to its end; its standard output, and its error where ``code`` is not 0."""
+        """Runs a command to its end; its standard output, and its error where ``code`` is not 0.
+
+        Who registers boards has patience with them: they are there, and this machine may be busy.
+        """
+        if words[0].startswith("register"):
+            settings = {"ESPNET_TIMEOUT": "5"} | settings
         done = forked.run(words, self.environ | settings, self.folder / "tmp", timeout_s=60)
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         return done.stdout if code == 0 else done.stderr
