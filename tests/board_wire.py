@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -71,11 +72,18 @@ def open_sockets() -> int:
 def run_on(
     new_loop: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[None, None, None]
 ) -> None:
-    """Runs on such a loop; nobody shouts into its handler of forgotten errors."""
+    """Runs on such a loop; nobody shouts into its handler of forgotten errors, or leaves anything open."""
     complaints: list[Any] = []
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    runner = asyncio.Runner(loop_factory=new_loop)
+    try:
         runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
         runner.run(asyncio.wait_for(main, 60))
+    finally:
+        # uvloop waits for ever for what is open still where its warning is made an error.
+        with warnings.catch_warnings(record=True) as leaks:
+            warnings.simplefilter("always", ResourceWarning)
+            runner.close()
+    assert not leaks
     assert complaints == []
 
 
@@ -115,6 +123,7 @@ class Wire:
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def address(self, host: str = "127.0.0.1") -> str:
@@ -141,19 +150,22 @@ class Wire:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        accepting = self._loop.create_task(self._accept())
+        self._loop.add_reader(self._socket, self._accept)
         self._loop.run_forever()
-        for task in (accepting, *self._tasks):
+        self._loop.remove_reader(self._socket)
+        for task in self._tasks:
             task.cancel()
-        self._loop.run_until_complete(
-            asyncio.gather(accepting, *self._tasks, return_exceptions=True)
-        )
+        if self._tasks:
+            self._loop.run_until_complete(asyncio.wait(self._tasks))
         self._loop.close()
-        self._socket.close()
+        # A task that was cancelled before its first step closed nothing.
+        for open_one in (self._socket, *self._connections):
+            open_one.close()
 
-    async def _accept(self) -> None:
-        while True:
-            connection, _ = await self._loop.sock_accept(self._socket)
+    def _accept(self) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            connection, _ = self._socket.accept()
+            self._connections.add(connection)
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = self._loop.create_task(self._serve(connection))
@@ -179,6 +191,7 @@ class Wire:
             return
         finally:
             self.open[host] -= 1
+            self._connections.discard(connection)
             connection.close()
 
     async def _answer(self, connection: socket.socket, host: str, request: bytes) -> bool:
