@@ -71,7 +71,7 @@ def test_samples_are_not_changed(intake: Intake) -> None:
 def test_the_library_never_backs_off_on_its_own(intake: Intake) -> None:
     """After any number of time-outs the next send is a request (the library would pause for 300 s)."""
     intake.script([Answer(delay_s=600)] * 5)
-    sink = sink_to(intake, timeout_s=0.1)
+    sink = sink_to(intake, timeout_s=1.0)
     for _ in range(5):
         assert "did not answer" in sink.send(samples()).reason
     assert sink_to(intake).send(samples()).accepted == 1
@@ -157,9 +157,10 @@ def test_what_is_no_number_never_leaves(intake: Intake, value: float) -> None:
 
 def test_no_request_begins_that_might_outlast_the_time(intake: Intake) -> None:
     """A backlog is delivered until the time is over; the rest was not tried, and may come at once."""
-    intake.script([Answer(delay_s=0.15)])
+    # The second `send` makes two requests, and on a busy machine the first may take most of a second.
+    intake.script([Answer(delay_s=1.05)])
     sent = heavy(150)
-    sink = sink_to(intake, timeout_s=10.0, within_s=10.1)
+    sink = sink_to(intake, timeout_s=10.0, within_s=11.0)
     outcome = sink.send(sent)
     assert 0 < outcome.accepted < len(sent)
     reason = f"Datadog at {intake.url} took {outcome.accepted} samples in the time there was."
@@ -219,7 +220,7 @@ def test_no_sink_waits_for_another_one_s_network(intake: Intake) -> None:
 def test_sinks_do_not_disturb_each_other(intake: Intake) -> None:
     """Two sinks in one process keep their own key, host and time-out, whoever sent last."""
     with Intake("another", clock=CLOCK) as other:
-        here, there = sink_to(intake), Datadog("another", host=other.url, timeout_s=0.1)
+        here, there = sink_to(intake), Datadog("another", host=other.url, timeout_s=2.0)
         for _ in range(2):
             assert here.send(samples()).accepted == 1
             assert there.send(samples()).accepted == 1
