@@ -77,7 +77,7 @@ def poll(store: Store, clock: ManualClock) -> None:
     """Everything is polled once more, as a collector does it."""
 
     async def tick() -> None:
-        collector = Collector(store, clock, holder="poll", interval_s=10, timeout_s=1)
+        collector = Collector(store, clock, holder="poll", interval_s=10, timeout_s=20)
         await collector.tick(clock.advance(100))
         await collector.close()
 
