@@ -192,6 +192,8 @@ def settings(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("ESPNET_DATA", str(tmp_path))
     monkeypatch.setenv("ESPNET_BEACONS", "off")
+    # Real boards answer here, and may wait for their turn.
+    monkeypatch.setenv("ESPNET_TIMEOUT", "20")
 
 
 @pytest.fixture(autouse=True)

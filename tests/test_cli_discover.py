@@ -12,6 +12,7 @@ from air import LOOPBACK, Air, beacon
 from board_wire import Say, Wire, answer, status_body
 from claiming import Cli, everything, flash
 
+from espnet.board.listener import Listener
 from espnet.cli.discover import MAX_ADDRESSES
 from espnet.model import Device, Reading
 from espnet.simulator import Board, Fleet
@@ -22,8 +23,20 @@ ID, OTHER = "a0b1c2d3e4f5", "b" * 12
 
 @pytest.fixture
 def air(monkeypatch: pytest.MonkeyPatch, settings: None) -> Iterator[Air]:
+    """What is said is also said once in the moment that somebody begins to listen, by who listens: it is
+    heard within the second that he listens, however late the other thread is."""
+    really_open = Listener.open
+
+    def open_and_hear(listener: Listener) -> None:
+        really_open(listener)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+            mouth.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            for datagram in tuple(air.said):
+                mouth.sendto(datagram, (LOOPBACK, air.port))
+
     with Air() as air:
         monkeypatch.setenv("ESPNET_BEACONS", air.address)
+        monkeypatch.setattr(Listener, "open", open_and_hear)
         yield air
 
 

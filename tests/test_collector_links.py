@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 from board_wire import Wire, answer, board_id, no_leak, status_body
-from collecting import HANG, PATIENCE_S, collecting, host, names, polled, register, run, until
+from collecting import (
+    HANG,
+    HANG_TIMEOUT_S,
+    PATIENCE_S,
+    collecting,
+    host,
+    names,
+    polled,
+    register,
+    run,
+    until,
+)
 
 from espnet.clock import ManualClock
 from espnet.collector import FORGET_LINK_S, MAX_IN_FLIGHT, Tick
@@ -27,7 +38,7 @@ def test_ticks_overlap(wire: Wire, store: Store) -> None:
     clock = ManualClock()
 
     async def main() -> None:
-        async with collecting(store, clock, timeout_s=1.0) as collector:
+        async with collecting(store, clock, timeout_s=HANG_TIMEOUT_S) as collector:
             slow = asyncio.create_task(collector.tick(clock.now()))
             await until(lambda: polled(store, clock) == {"1"})
             clock.advance(10)

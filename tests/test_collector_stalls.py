@@ -16,10 +16,13 @@ from collecting import PATIENCE_S, collecting, polled, register, run, until
 from espnet.board.link import Link
 from espnet.clock import ManualClock
 from espnet.collector import Collector, Tick
+from espnet.collector.collector import COMMIT_MARGIN_S
 from espnet.model import Timer
 from espnet.store import Store
 
-TTL_S = 3 * 0.3 + 5
+TTL_S = 3 * PATIENCE_S + COMMIT_MARGIN_S
+#: An interval that is longer than that: who was asked is not due again when the locks are over.
+INTERVAL_S = 2 * TTL_S
 
 
 def pauses(redis: Store, name: str, clock: ManualClock, for_s: float) -> None:
@@ -44,10 +47,11 @@ def test_a_board_is_not_asked_when_its_lock_may_end_under_the_trip(
     once, and nothing is said of their boards."""
     clock = ManualClock()
     register(store, wire, clock, 3)
-    pauses(store, where, clock, 5.5)
+    # What is left of the locks' time is less than a trip may take.
+    pauses(store, where, clock, COMMIT_MARGIN_S + 0.5)
 
     async def main() -> None:
-        async with collecting(store, clock, timeout_s=0.3) as collector:
+        async with collecting(store, clock, timeout_s=PATIENCE_S) as collector:
             await collector.tick(clock.now())
             assert not wire.requests
             assert store.views()[0].fault is None
@@ -77,11 +81,11 @@ def test_who_was_not_asked_before_it_stood_still_is_not_asked_after(
         return found
 
     async def main() -> None:
-        async with collecting(store, clock, timeout_s=0.3) as collector:
+        async with collecting(store, clock, timeout_s=PATIENCE_S) as collector:
             if way == "begin":
                 await collector.tick(clock.now())
                 wire.requests.clear()
-                clock.advance(10)
+                clock.advance(INTERVAL_S)
             with monkeypatch.context() as patched:
                 patched.setattr(Link, way, call)
                 await collector.tick(clock.now())
@@ -90,7 +94,7 @@ def test_who_was_not_asked_before_it_stood_still_is_not_asked_after(
             assert await collector.tick(clock.now()) == Tick(ok=4 - asked)
             assert [len(requests) for requests in wire.requests.values()] == [1] * 4
 
-    register(store, wire, clock, 4)
+    register(store, wire, clock, 4, interval_s=INTERVAL_S)
     run(main())
 
 
@@ -111,7 +115,7 @@ def test_nothing_is_written_when_the_lock_may_have_ended_since_the_board_answere
             clock,
             holder="here",
             interval_s=10.0,
-            timeout_s=0.3,
+            timeout_s=PATIENCE_S,
             observe=lambda _: clock.advance(stalls.pop() if stalls else 0.0),
         )
         assert await collector.tick(clock.now()) == Tick(ok=1)

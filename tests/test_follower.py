@@ -77,7 +77,7 @@ def poll(store: Store, clock: ManualClock) -> None:
     """Everything is polled once more, as a collector does it."""
 
     async def tick() -> None:
-        collector = Collector(store, clock, holder="poll", interval_s=10, timeout_s=1)
+        collector = Collector(store, clock, holder="poll", interval_s=10, timeout_s=20)
         await collector.tick(clock.advance(100))
         await collector.close()
 
@@ -436,7 +436,7 @@ def test_without_redis_it_waits(
 ) -> None:
     """Redis goes and comes back; then what was heard meanwhile is looked at."""
     lonely = Store(own_redis.url)
-    follower = Follower(lonely, clock, holder="here", timeout_s=1, every_s=0.05)
+    follower = Follower(lonely, clock, holder="here", timeout_s=20, every_s=0.05)
     register(lonely, NOBODY)
     learn(follower)
     poll(lonely, clock)

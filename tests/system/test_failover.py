@@ -71,7 +71,8 @@ class Load:
         assert old is not None
         lost = [len(run.events("redis.lost")) for run in self.runs]
         how(old)
-        new = self.house.wait_for_another(old)
+        with self.house.in_haste():
+            new = self.house.wait_for_another(old)
         for run, before in zip(self.runs, lost, strict=True):
             wait_for("redis.lost", lambda r=run, n=before: len(r.events("redis.lost")) > n)
             wait_for(
