@@ -9,7 +9,7 @@ from __future__ import annotations
 from espnet.simulator.board import SimulatedBoard
 
 #: In so long every process that lives gets its turn on this machine, in seconds.
-_TURN_S = 1.0
+_TURN_S = 5.0
 
 
 class Watchdogs:

@@ -22,6 +22,7 @@ IMPATIENT = """{
 def expect(what: Any) -> Any:
     from playwright.sync_api import expect as playwright_expect  # where it is missing, tests skip
 
+    playwright_expect.set_options(timeout=20_000)
     return playwright_expect(what)
 
 

@@ -21,7 +21,6 @@ from espnet.simulator.fleet import Board
 from .conftest import DESK, PHONE, picture
 from .person import (
     HURRY,
-    IMPATIENT,
     button,
     configure,
     control,
@@ -197,7 +196,7 @@ SEEN = """() => ({
 @pytest.mark.parametrize("state", STATES, ids=[state.__name__ for state in STATES])
 def test_every_state_is_for_everybody(state, board, visit, axe, request) -> None:
     """axe finds nothing serious, light or dark; no width makes people scroll sideways or aim below 44 px."""
-    page = visit(path=None, scripts=(HURRY, IMPATIENT))
+    page = visit(path=None, scripts=(HURRY,))
     more = [request.getfixturevalue("newer")] if state in UPDATES else []
     state(board, page, lambda: page.goto(f"http://{board.address}/ui"), *more)
     page.evaluate(axe)
@@ -300,7 +299,7 @@ def test_a_trial_counts_down_and_ends(board, visit, newer) -> None:
     expect(notices).to_contain_text("confirms it within 7 min")
     expect(page.locator("#version")).to_have_text(f"Firmware {newer.version} {newer.build}")
     assert switch(page, 4).is_enabled()
-    pass_time(board, 2.1)
+    pass_time(board, 2.1, speed=60)  # there is a minute in which it says five
     expect(notices).to_contain_text("confirms it within 5 min")
     pass_time(board, 5.1)
     expect(notices).to_contain_text(

@@ -16,7 +16,7 @@ from .probing import Client, until
 @pytest.fixture(params=["new connection", "open connection"])
 def wire(request: pytest.FixtureRequest, board: Board):
     """A client that connects after the fault is set, or one that has connected before."""
-    client = Client(board, timeout_s=0.5)
+    client = Client(board, timeout_s=2.0)
     if request.param == "open connection":
         client.ask()
     yield client

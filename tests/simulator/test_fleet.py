@@ -121,8 +121,7 @@ def test_a_killed_parent_leaves_no_orphan(how: str):
         program.kill()
         program.wait()
     until(lambda: not any(alive(pid) for pid in pids), "all boards are gone")
-    assert folder.exists()
-    with Fleet(1, firmware=PROBE):
+    with Fleet(1, firmware=PROBE):  # another program's start may have removed it before
         assert not folder.exists()
 
 

@@ -122,7 +122,7 @@ def test_a_fast_boards_watchdog_leaves_it_a_turn(board: Board, client: Client):
     until(lambda: board.time_s > ends, "ten minutes pass")
     assert board.boots == boots
     client.http.request("POST", "/exec", "while True: pass")
-    until(lambda: board.boots > boots, "the watchdog's reset")
+    until(lambda: board.boots > boots, "the watchdog's reset", 30)
     board.wait_ready()
     assert board.reset_cause == "watchdog"
 
