@@ -153,14 +153,16 @@ class Wire:
         self._loop.add_reader(self._socket, self._accept)
         self._loop.run_forever()
         self._loop.remove_reader(self._socket)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            self._loop.run_until_complete(asyncio.wait(self._tasks))
+        self._loop.run_until_complete(self._leave())
         self._loop.close()
         # A task that was cancelled before its first step closed nothing.
         for open_one in (self._socket, *self._connections):
             open_one.close()
+
+    async def _leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self) -> None:
         with suppress(BlockingIOError, ConnectionAbortedError):
