@@ -5,6 +5,7 @@ stands still, and boards fail, restart and are switched by hand. What happened i
 boards' own logs: they are the only ones that cannot be wrong about what they were asked.
 """
 
+import asyncio
 import contextlib
 import itertools
 import random
@@ -38,6 +39,8 @@ MOST_S = INTERVAL_S + TTL_S + SLACK_S
 MOST_WAIT_S = 0.75 * TIMEOUT_S
 #: Collectors look so often, and are not thought dead while they wait for Redis a little.
 HEARTBEAT = "5"
+#: So often the boards' own loop is looked at, in seconds.
+LOOK_S = 0.02
 PIN = 4
 FAULTS = ("hang", "http_500", "rst", "cut", "truncated", "not_json")
 
@@ -60,6 +63,25 @@ class Chaos:
         self.reasons: list[tuple[float, float]] = []
         self.reasons_of: dict[str, list[tuple[float, float]]] = {name: [] for name in self.names}
         self.began_s = self.ended_s = 0.0
+        #: Two looks of the boards' own loop with a pause between them, and the look after those.
+        self._stood: list[tuple[float, float, float]] = []
+        fleet.run(self._watch_the_boards())
+
+    async def _watch_the_boards(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def look(first_s: float, second_s: float) -> None:
+            now_s = time.monotonic()
+            if second_s - first_s > LOOK_S + 0.05:
+                self._stood.append((first_s, second_s, now_s))
+            loop.call_later(LOOK_S, look, second_s, now_s)
+
+        look(time.monotonic(), time.monotonic())
+
+    def _came_s(self, request: LightRequest) -> float:
+        """When it came at the earliest: while the boards' process stood still, nobody read what came."""
+        stood = (from_s for from_s, _, to_s in self._stood if from_s <= request.at_s <= to_s)
+        return min(stood, default=request.at_s)
 
     # --- the house ------------------------------------------------------------------------------
 
@@ -363,7 +385,7 @@ class Chaos:
                     found.append(
                         f"{name}: {request} during {last}, at {self._at(request.at_s)}, of {near}"
                     )
-                began_s = asked_s.pop(request.connection, request.at_s)
+                began_s = asked_s.pop(request.connection, self._came_s(request))
                 if request.status == 401:
                     asked_s[request.connection] = began_s
                 if request.fault is None and request.answered_s is not None:
