@@ -134,12 +134,12 @@ class Trips:
         async def long_way(*trip: Any) -> None:
             ended.append(await self._trip(*trip))
 
-        if self._is_late(self._clock.monotonic(), locked_until):
-            ended += [Poll(claim.grant, self._clock.now()) for claim in claims]
-            return
         tasks = []
         round_: Round[tuple[Claim, Target]] = Round(self._clock, self._timeout_s)
         try:
+            if self._is_late(round_.began, locked_until):
+                ended += [Poll(claim.grant, self._clock.now()) for claim in claims]
+                return
             for claim in claims:
                 target = self._targets.of(claim.device)
                 target.locked_until = locked_until
